@@ -1,0 +1,1 @@
+"""Generators of what users take away: Verilog, register maps, headers, references."""

@@ -1,0 +1,1 @@
+"""Golden model: NumPy definitions of every operation, to the bit."""

@@ -1,0 +1,1 @@
+"""Host path: CPU and CuPy backends, adapters to peers."""

@@ -1,0 +1,1 @@
+"""Hardware: Amaranth components and the one definition of configuration, registers and descriptors."""

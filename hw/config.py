@@ -1,0 +1,185 @@
+"""Engine configuration: what a user chooses (EngineConfig) and what follows from it (Derived).
+
+Imports nothing but the standard library, so that the driver and the host path can read it where
+no hardware tool is installed.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+
+__all__ = ["PRESETS", "Derived", "EngineConfig"]
+
+#: AXI4 forbids a burst that crosses a 4 KiB boundary (IHI 0022, A3.4.1).
+PAGE_BYTES = 4096
+
+
+def _power_of_two(value):
+    return value > 0 and value & (value - 1) == 0
+
+
+def _require(name, value, ok, rule):
+    if not ok:
+        raise ValueError(f"{name} must be {rule}, not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What the user of the generator chooses. Immutable and validated.
+
+    Attributes
+    ----------
+    name : str
+        Name of the emitted top module.
+    data_width : int
+        Width of the AXI4 data bus in bits: 64, 128, 256, 512 or 1024. A beat holds
+        ``data_width / 32`` binary32 lanes.
+    dim_max : int
+        Largest row in elements; a power of two, at least one beat, at most 1024.
+    row_buffer_beats : int
+        Read data in flight for gathered rows, in beats. The engine hides a memory latency of
+        about this many cycles. Power of two.
+    old_buffer_beats : int
+        The same for rows read to be updated. Power of two.
+    array_buffer_beats : int
+        The same for each of the index, offset and target arrays. Power of two.
+    write_buffer_beats : int
+        Rows waiting to be written, in beats; power of two. A burst is announced only when its
+        data is here.
+    burst_beats_max : int
+        Longest burst in beats; a power of two of at most 256, and at most 4 KiB.
+    writes_outstanding : int
+        Write bursts that may wait for their response. Power of two.
+    add_stages : int
+        Pipeline stages of the binary32 adder, 1 to 6 (a partial sum returns after eight rows,
+        and the memory that holds it takes two cycles).
+    mul_stages : int
+        Pipeline stages of the binary32 multiplier, 1 to 7.
+    """
+
+    name: str = "tcast"
+    data_width: int = 512
+    dim_max: int = 1024
+    row_buffer_beats: int = 512
+    old_buffer_beats: int = 256
+    array_buffer_beats: int = 64
+    write_buffer_beats: int = 256
+    burst_beats_max: int = 64
+    writes_outstanding: int = 256
+    add_stages: int = 5
+    mul_stages: int = 6
+
+    def __post_init__(self):
+        for field in fields(self):
+            if field.name != "name" and type(getattr(self, field.name)) is not int:
+                raise TypeError(f"{field.name} must be an int, not {getattr(self, field.name)!r}")
+        _require("name", self.name, isinstance(self.name, str) and self.name.isidentifier(),
+                 "a Verilog identifier")
+        _require("data_width", self.data_width, self.data_width in (64, 128, 256, 512, 1024),
+                 "64, 128, 256, 512 or 1024")
+        lanes = self.data_width // 32
+        _require("dim_max", self.dim_max,
+                 _power_of_two(self.dim_max) and 2 * lanes <= self.dim_max <= 1024,
+                 f"a power of two from {2 * lanes} (two beats) to 1024")
+        page_beats = PAGE_BYTES // (self.data_width // 8)
+        limit = min(256, page_beats)
+        _require("burst_beats_max", self.burst_beats_max,
+                 _power_of_two(self.burst_beats_max) and self.burst_beats_max <= limit,
+                 f"a power of two of at most {limit} (AXI4: 256 beats, 4 KiB)")
+        for name in ("row_buffer_beats", "old_buffer_beats", "write_buffer_beats"):
+            value = getattr(self, name)
+            _require(name, value,
+                     _power_of_two(value) and max(64, 2 * self.burst_beats_max) <= value <= 4096,
+                     f"a power of two from {max(64, 2 * self.burst_beats_max)} to 4096")
+        _require("array_buffer_beats", self.array_buffer_beats,
+                 _power_of_two(self.array_buffer_beats) and 16 <= self.array_buffer_beats <= 1024,
+                 "a power of two from 16 to 1024")
+        _require("writes_outstanding", self.writes_outstanding,
+                 _power_of_two(self.writes_outstanding) and 4 <= self.writes_outstanding <= 1024,
+                 "a power of two from 4 to 1024")
+        _require("add_stages", self.add_stages, 1 <= self.add_stages <= 6, "1 to 6")
+        _require("mul_stages", self.mul_stages, 1 <= self.mul_stages <= 7, "1 to 7")
+
+    @classmethod
+    def preset(cls, name, **changes):
+        """Return the named preset, with ``changes`` applied; ValueError names those that exist."""
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}")
+        return replace(PRESETS[name], **changes)
+
+    def as_dict(self):
+        """Return the fields as a plain dict, in declaration order."""
+        return asdict(self)
+
+    @property
+    def hash(self):
+        """32-bit hash of every field but the name; the engine shows it in CONFIG_HASH."""
+        facts = {key: value for key, value in self.as_dict().items() if key != "name"}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+        return int.from_bytes(digest[:4], "little")
+
+    @property
+    def derived(self):
+        """The numbers that follow from the configuration."""
+        return Derived(self)
+
+
+class Derived:
+    """Numbers that follow from an EngineConfig, computed in one place.
+
+    Attributes
+    ----------
+    lanes : int
+        binary32 elements in a beat.
+    beat_bytes, beat_bytes_log2 : int
+        Bytes in a beat.
+    row_beats_max : int
+        Beats of the largest row.
+    col_width : int
+        Bits of a beat number inside a row, 0 to row_beats_max - 1.
+    row_beats_width : int
+        Bits of a number of beats of a row, 0 to row_beats_max.
+    page_beats : int
+        Beats in 4 KiB.
+    array_burst_beats : int
+        Burst length of the array readers: a quarter of their buffer, at most the longest burst.
+    stride_beats_width : int
+        Bits of a row stride counted in beats.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.lanes = config.data_width // 32
+        self.beat_bytes = config.data_width // 8
+        self.beat_bytes_log2 = self.beat_bytes.bit_length() - 1
+        self.row_beats_max = config.dim_max // self.lanes
+        self.col_width = (self.row_beats_max - 1).bit_length()
+        self.row_beats_width = self.row_beats_max.bit_length()
+        self.page_beats = PAGE_BYTES // self.beat_bytes
+        self.array_burst_beats = min(config.burst_beats_max, config.array_buffer_beats // 4)
+        self.stride_beats_width = 16
+
+    def as_dict(self):
+        """Return the numbers as a plain dict."""
+        return {key: value for key, value in vars(self).items() if key != "config"}
+
+
+PRESETS = {
+    # Smallest and fastest to build; the shortest pipelines, so that both ends are exercised.
+    "tiny64": EngineConfig(
+        name="tcast_tiny64", data_width=64, row_buffer_beats=256, old_buffer_beats=256,
+        array_buffer_beats=32, write_buffer_beats=128, burst_beats_max=64,
+        writes_outstanding=64, add_stages=3, mul_stages=3),
+    # An ECP5-85F with a 128-bit DDR3 controller port.
+    "ecp5-128": EngineConfig(
+        name="tcast_ecp5_128", data_width=128, row_buffer_beats=256, old_buffer_beats=256,
+        array_buffer_beats=32, write_buffer_beats=128, burst_beats_max=64,
+        writes_outstanding=64, add_stages=5, mul_stages=6),
+    # One HBM2 pseudo-channel as Xilinx's controller shows it: 256 bits, long latency.
+    "hbm256": EngineConfig(
+        name="tcast_hbm256", data_width=256, row_buffer_beats=512, old_buffer_beats=512,
+        array_buffer_beats=64, write_buffer_beats=256, burst_beats_max=64,
+        writes_outstanding=256, add_stages=6, mul_stages=7),
+    # One DDR4 channel behind a 512-bit controller port.
+    "ddr512": EngineConfig(name="tcast_ddr512"),
+}

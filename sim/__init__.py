@@ -1,0 +1,1 @@
+"""Simulation: Verilator builds, memory models, cocotb benches, the simulated device."""
