@@ -153,10 +153,11 @@ class Combiner(wiring.Component):
                             delay(m, single, 1, "single"))
         valid = Signal(stages + 1)
         m.d.sync += valid.eq(Cat(self.valid & (second | single), valid))
+        beat = delay(m, self.beat, stages + 1, "beat")
         m.d.comb += [
             self.o_valid.eq(valid[-1]),
-            self.o_beat.eq(delay(m, self.beat, stages + 1, "beat")),
-            self.o_beat.node.eq(delay(m, self.beat, stages + 1, "parent").node >> 1),
+            self.o_beat.eq(beat),
+            self.o_beat.node.eq(beat.node >> 1),  # the parent
             self.o_data.eq(sums),
         ]
         return m

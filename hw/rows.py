@@ -1,4 +1,4 @@
-"""From row numbers to bursts: bounds check, address, burst splitter."""
+"""From row numbers to bursts: count, bounds check, address, burst splitter."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
@@ -7,7 +7,47 @@ from amaranth.lib.wiring import In, Out
 from .registers import ErrorCode
 from .types import COUNT_WIDTH, burst, error_record, row, row_job, row_request
 
-__all__ = ["BurstSplitter", "RowAddresser"]
+__all__ = ["BurstSplitter", "RowAddresser", "RowNumberer"]
+
+
+class RowNumberer(wiring.Component):
+    """Count row numbers, and put an ``end`` behind the last of each descriptor.
+
+    Members
+    -------
+    job : In(stream.Signature(COUNT_WIDTH))
+        How many; held until the end has left.
+    i : In(stream.Signature(64))
+        Row numbers.
+    o : Out(stream.Signature(row_request()))
+        The same with their position.
+
+    Timing: no latency; one per cycle.   Reset: starts over.   Errors: none.
+    """
+
+    def __init__(self):
+        super().__init__({
+            "job": In(stream.Signature(COUNT_WIDTH)),
+            "i": In(stream.Signature(64)),
+            "o": Out(stream.Signature(row_request())),
+        })
+
+    def elaborate(self, platform):
+        """Count."""
+        m = Module()
+        position = Signal(COUNT_WIDTH)
+        end = position == self.job.payload
+        m.d.comb += [
+            self.o.payload.number.eq(self.i.payload),
+            self.o.payload.position.eq(position),
+            self.o.payload.end.eq(end),
+            self.o.valid.eq(self.job.valid & (end | self.i.valid)),
+            self.i.ready.eq(self.job.valid & ~end & self.o.ready),
+            self.job.ready.eq(end & self.o.ready),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += position.eq(Mux(end, 0, position + 1))
+        return m
 
 
 class RowAddresser(wiring.Component):
@@ -15,13 +55,15 @@ class RowAddresser(wiring.Component):
 
     Contract: rows leave in order; a number that is negative, not below n_rows, or (where the job
     asks for it) not greater than the one before it raises ``error``, and neither it nor anything
-    behind it leaves. ``end`` passes through and ends the job.
+    behind it leaves. ``end`` ends the job.
 
     Parameters
     ----------
     config : EngineConfig
     range_code : ErrorCode
         How an out-of-range number is reported.
+    pass_end : bool
+        Whether ``end`` leaves, too.
 
     Members
     -------
@@ -39,9 +81,10 @@ class RowAddresser(wiring.Component):
     Resources: one COUNT_WIDTH × 16-bit multiplier with registers on both sides.
     """
 
-    def __init__(self, config, range_code):
+    def __init__(self, config, range_code, *, pass_end=False):
         self.config = config
         self.range_code = range_code
+        self.pass_end = pass_end
         derived = config.derived
         super().__init__({
             "job": In(stream.Signature(row_job(derived))),
@@ -76,8 +119,10 @@ class RowAddresser(wiring.Component):
 
         advance = Signal()  # all stages move together; the last one waits for the consumer
         accept = self.job.valid & ~ending & ~failed
+        leaving_end = valid[-1] & end[-1]
+        drop = leaving_end & (not self.pass_end)
         m.d.comb += [
-            advance.eq(~valid[-1] | self.o.ready),
+            advance.eq(~valid[-1] | self.o.ready | drop),
             self.i.ready.eq(advance & accept & ~bad),
             self.error.valid.eq(self.i.valid & accept & bad),
             self.error.slot.eq(job.slot),
@@ -85,13 +130,13 @@ class RowAddresser(wiring.Component):
             self.error.position.eq(self.i.payload.position),
             self.error.value.eq(number),
             self.error.limit.eq(Mux(out_of_range, job.n_rows, previous)),
-            self.o.valid.eq(valid[-1]),
+            self.o.valid.eq(valid[-1] & ~drop),
             self.o.payload.address.eq(Cat(Const(0, beat_log2), address)),
             self.o.payload.beats.eq(job.row_beats),
             self.o.payload.position.eq(position[-1]),
             self.o.payload.read.eq(job.read),
             self.o.payload.end.eq(end[-1]),
-            self.job.ready.eq(self.o.valid & self.o.ready & end[-1]),
+            self.job.ready.eq(leaving_end & advance),
         ]
         with m.If(self.error.valid):
             m.d.sync += failed.eq(1)
