@@ -35,6 +35,7 @@ class Device(ABC):
 
     #: Name of the backend, as ``tcast.open`` takes it.
     name = "abstract"
+    _closed = False
 
     def __enter__(self):
         return self
@@ -44,6 +45,7 @@ class Device(ABC):
 
     def close(self):
         """Release what the device holds. Calling it again changes nothing."""
+        self._closed = True
 
     def counters(self):
         """Return the performance counters of the last call, a dict of name to int.
@@ -55,7 +57,7 @@ class Device(ABC):
     # the layer's forward pass
 
     def embedding_bag(self, weight, indices, offsets, per_sample_weights=None, mode="sum"):
-        """Return the pooled rows, float32 [B, D]: ``out[b]`` sums ``weight[indices[i]]`` over bag b.
+        """Return the sum of the rows of each bag, float32 [B, D].
 
         Parameters
         ----------
@@ -209,6 +211,8 @@ class Device(ABC):
         validation.index_kind("indices", indices, xp)
         validation.offset_array("offsets", offsets, indices.size, "elements of indices", xp)
         weights = validation.sample_weights(per_sample_weights, indices.size, mode, xp)
+        if mode == "mean":
+            validation.mean_lengths(offsets, xp)
         used = int(offsets[-1])
         indices = indices[:used]
         validation.index_array("indices", indices, n_rows, rows_of, offsets, xp)

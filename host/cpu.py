@@ -45,6 +45,7 @@ class CpuDevice(Device):
 
     def close(self):
         """End the threads."""
+        super().close()
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..golden import SGD
+from ..golden import SGD, bag_ids
 from ..hw.descriptor import DESCRIPTOR_BYTES, FIELDS, ElementKind, Sink, pack
 from ..hw.registers import (
     COUNTERS,
@@ -20,7 +20,7 @@ from ..hw.registers import (
     Reader,
     by_name,
 )
-from . import validation
+from . import packed_cast, validation
 from .backend import BackendUnavailable, Device
 from .placement import PLACEMENTS, Slot, place
 
@@ -290,7 +290,6 @@ class EngineDevice(Device):
         self._placement = placement
         self._rng = np.random.default_rng(seed)
         self._timeout_cycles = timeout_cycles
-        self._closed = False
         self._broken = None
         self._counters = {}
         self._window_values = {}
@@ -416,6 +415,11 @@ class EngineDevice(Device):
         validation.matrix(f"{name}.target", item.target, dim=item.source.shape[1],
                           dim_of="as source")
         validation.writable(f"{name}.target", item.target)
+        if item.n_lookups is not None:
+            if item.indices is not None:
+                raise ValueError(f"{name}.n_lookups must be None where indices are given, "
+                                 f"not {item.n_lookups!r}")
+            validation.scalar_count(f"{name}.n_lookups", item.n_lookups)
         for key in ("indices", "offsets", "rows"):
             if getattr(item, key) is not None:
                 validation.index_kind(f"{name}.{key}", getattr(item, key))
@@ -426,13 +430,10 @@ class EngineDevice(Device):
                              f"not {item.rows.size}")
         if item.optimizer is not None:
             validation.optimizer_sgd(item.optimizer)
-            self._need("sgd", f"{name}.optimizer", item.optimizer)
+            if not self._features["sgd"]:
+                raise self._lacks("sgd", f"{name}.optimizer must be None, not {item.optimizer!r}")
         self._check_rows(f"{name}.source", item.source)
-        self._check_rows(f"{name}.target", item.target)
-        stride, beat = _row_stride(item.target), self.config.derived.beat_bytes
-        if stride % beat:
-            raise ValueError(f"{name}.target must have a row stride that is a multiple of {beat} "
-                             f"bytes (the beat of this engine), not {stride}")
+        self._check_target(f"{name}.target", item.target)
 
     def _check_rows(self, name, array):
         """Check an array's columns against what the engine can do."""
@@ -442,10 +443,22 @@ class EngineDevice(Device):
                 f"{name} must have a multiple of {lanes} columns (the lanes of this engine) up to "
                 f"{self.config.dim_max} (its dim_max), not {dim}")
 
-    def _need(self, feature, name, value):
-        if not self._features[feature]:
-            raise ValueError(f"{name} must be None on this engine, not {value!r}: "
-                             f"its feature register lacks `{feature}`")
+    def _check_target(self, name, array):
+        """Check the layout of an array that is written in place."""
+        self._check_rows(name, array)
+        stride, beat = _row_stride(array), self.config.derived.beat_bytes
+        if stride % beat or stride >= beat << 16:
+            raise ValueError(f"{name} must have a row stride that is a multiple of {beat} bytes "
+                             f"(the beat of this engine) below {beat << 16}, not {stride}")
+
+    def _lacks(self, feature, what):
+        """Return the error of an argument that needs a feature this engine does not have."""
+        return ValueError(f"{what}: bit `{feature}` of this engine's feature register is "
+                          f"{self._features[feature]}")
+
+    def _check_weights(self, name, weights):
+        if weights is not None:
+            raise self._lacks("weighted", f"{name} must be None, not an array")
 
     def _lay_out(self, passes):
         """Place the arrays of ``passes``; return the memory and each pass's arrays as mapped."""
@@ -606,8 +619,62 @@ class EngineDevice(Device):
     def close(self):
         """Release the engine."""
         if not self._closed:
-            self._closed = True
+            super().close()
             self.io.close()
+
+    # the operations, each one pass
+
+    def _gathered(self, name, source, n_segments, **arrays):
+        """Run a pass that writes a new array and return it."""
+        self._check_rows(name, source)
+        out = np.empty((n_segments, source.shape[1]), np.float32)
+        # No result looks like this, so that a row that was not written shows.
+        out.view(np.uint8)[...] = 0xAA
+        self.submit([Pass(source=source, target=out, **arrays)])
+        return out
+
+    def _embedding_bag(self, weight, indices, offsets, weights, mode):
+        self._check_weights("per_sample_weights", weights)
+        if mode != "sum":
+            raise self._lacks("scaled", f"mode must be 'sum', not {mode!r}")
+        return self._gathered("weight", weight, offsets.size - 1, indices=indices, offsets=offsets)
+
+    def _gather(self, weight, indices):
+        return self._gathered("weight", weight, indices.size, indices=indices)
+
+    def _cast(self, indices, offsets, num_rows, weights):
+        return packed_cast.cast(indices, offsets, num_rows, weights)
+
+    def _casted_gather_reduce(self, grad_out, casting):
+        self._check_weights("casting.weights", casting.weights)
+        return self._gathered("grad_out", grad_out, casting.rows.size, indices=casting.bags,
+                              offsets=casting.segment_offsets)
+
+    def _scatter_update(self, weight, rows, grads, optimizer):
+        self._check_target("weight", weight)
+        self.submit([Pass(source=grads, target=weight, rows=rows, optimizer=optimizer)])
+
+    def _backward_update(self, weight, grad_out, casting, optimizer):
+        self._check_target("weight", weight)
+        self._check_weights("casting.weights", casting.weights)
+        self.submit([Pass(source=grad_out, target=weight, indices=casting.bags,
+                          offsets=casting.segment_offsets, rows=casting.rows,
+                          optimizer=optimizer)])
+
+    def _expand(self, grad_out, offsets):
+        bags = bag_ids(offsets)
+        return self._gathered("grad_out", grad_out, bags.size, indices=bags)
+
+    def _coalesce(self, expanded, casting):
+        self._check_weights("casting.weights", casting.weights)
+        return self._gathered("expanded", expanded, casting.rows.size, indices=casting.positions,
+                              offsets=casting.segment_offsets)
+
+    def _scatter(self, dst, rows, values):
+        self._check_target("dst", dst)
+        self.submit([Pass(source=values, target=dst, rows=rows)])
+
+    # counters
 
     @staticmethod
     def _counter_names():

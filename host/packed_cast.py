@@ -59,10 +59,13 @@ def cast(indices, offsets, num_rows, weights=None, xp=np):
         Rows of the table.
     weights : float32 [N] or None
         Per-sample weights.
+    xp : module
+        numpy or cupy: where the arrays come from.
     """
     dtype = indices.dtype
     rows, positions = sort_rows(indices, num_rows, xp)
     starts = _starts(rows, xp)
+    positions = positions.astype(dtype)
     end = xp.asarray([indices.size], dtype=dtype)
     # The bag of a lookup is the last one that starts at it or before it.
     bags = xp.searchsorted(offsets, positions.astype(offsets.dtype), side="right") - 1
@@ -71,7 +74,7 @@ def cast(indices, offsets, num_rows, weights=None, xp=np):
         segment_offsets=xp.concatenate([starts.astype(dtype), end]),
         rows=rows[starts].astype(dtype),
         weights=None if weights is None else weights[positions],
-        positions=positions.astype(dtype),
+        positions=positions,
     )
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from ..golden import SGD, Casting
 
 __all__ = [
-    "casting_fields", "disjoint", "index_array", "index_kind", "matrix", "mode_name",
-    "offset_array", "optimizer_sgd", "row_array", "sample_weights", "scalar_count", "writable",
+    "casting_fields", "disjoint", "index_array", "index_kind", "matrix", "mean_lengths",
+    "mode_name", "offset_array", "optimizer_sgd", "row_array", "sample_weights", "scalar_count",
+    "writable",
 ]
 
 _INTEGERS = (np.int32, np.int64)
@@ -128,7 +129,9 @@ def index_array(name, value, n_rows, rows_of, offsets=None, xp=np):
     def place(position):
         if offsets is None or position >= int(offsets[-1]):
             return ""
-        return f" (bag {int(xp.searchsorted(offsets, position, side='right')) - 1})"
+        # As an array, because CuPy searches for nothing else.
+        wanted = xp.asarray([position], dtype=offsets.dtype)
+        return f" (bag {int(xp.searchsorted(offsets, wanted, side='right')[0]) - 1})"
 
     _in_range(name, value, n_rows, rows_of, place, xp)
     return value
@@ -156,6 +159,15 @@ def mode_name(mode):
     if mode not in ("sum", "mean"):
         raise ValueError(f"mode must be 'sum' or 'mean', not {mode!r}")
     return mode
+
+
+def mean_lengths(offsets, xp=np):
+    """Check that 1/n of every bag can be formed: n is a binary32 number up to 2**24."""
+    lengths = offsets[1:] - offsets[:-1]
+    if lengths.size and int(lengths.max()) > 1 << 24:
+        position = _first(lengths > 1 << 24, xp)
+        raise ValueError(f"offsets must make bags of at most {1 << 24} lookups for mode 'mean', "
+                         f"not {int(lengths[position])} (bag {position})")
 
 
 def sample_weights(value, n_lookups, mode="sum", xp=np):
