@@ -138,6 +138,7 @@ class ReadPort(wiring.Component):
             m.d.comb += [
                 self.error.valid.eq(1),
                 self.error.code.eq(ErrorCode.READ_RESPONSE),
+                self.error.slot.eq(0),
                 self.error.value.eq(resp),
                 self.error.limit.eq(rid),
             ]
