@@ -14,33 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .data import NextItem
+from .equality import same_bits
+from .golden import SGD
 
-__all__ = ["Gradient", "MismatchError", "NextItemModel", "Step", "Training", "same_bits", "train"]
-
-
-class MismatchError(AssertionError):
-    """Two backends that must agree to the bit do not."""
-
-
-def same_bits(what, got, expected):
-    """Check that two binary32 arrays agree to the bit, every NaN counting as the same.
-
-    Raises
-    ------
-    MismatchError
-        Naming ``what``, the number of differing elements and the first of them.
-    """
-    got, expected = np.asarray(got), np.asarray(expected)
-    if got.shape != expected.shape:
-        raise MismatchError(f"{what} must have shape {expected.shape}, not {got.shape}")
-    differ = got.view(np.uint32) != expected.view(np.uint32)
-    differ &= ~(np.isnan(got) & np.isnan(expected))
-    if differ.any():
-        first = tuple(int(n[0]) for n in np.nonzero(differ))
-        raise MismatchError(
-            f"{what}: {np.count_nonzero(differ)} of {differ.size} elements differ; the first is "
-            f"{list(first)}: must be {expected[first]!r} ({expected.view(np.uint32)[first]:#010x}),"
-            f" not {got[first]!r} ({got.view(np.uint32)[first]:#010x})")
+__all__ = ["Gradient", "NextItemModel", "Step", "Training", "train"]
 
 
 class NextItemModel:
@@ -216,8 +193,6 @@ def train(device, log, *, steps, batch=128, dim=64, history=20, seed=0, lr=0.2, 
     MismatchError
         ``device`` and ``reference`` differ, naming the step and the array.
     """
-    from .api import SGD
-
     examples = NextItem(log, history)
     model = NextItemModel(log.num_items, dim, seed)
     copy = None if reference is None else model.weight.copy()
