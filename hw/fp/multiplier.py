@@ -1,0 +1,195 @@
+"""Multiplier: pipelined IEEE 754 binary32 multiplication."""
+
+from functools import partial
+
+from amaranth.hdl import Cat, Const, Module, Mux
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .pipeline import pipeline
+
+__all__ = ["Multiplier"]
+
+# The steps. The product of the significands has 48 bits, of which bit 47 is the hidden bit of the
+# result at exponent `base` + 1. One shift normalises it and, where the result is subnormal,
+# denormalises it. Its distance follows from the exponents and the leading zeros of the only
+# significand that can have any in a result above the smallest subnormal, so it is known before the
+# product is. What is left to the product itself is one place.
+
+
+def _unpack(a, b):
+    a_hidden, b_hidden = a[23:31].any(), b[23:31].any()
+    a_special, b_special = a[23:31].all(), b[23:31].all()
+    a_significand, b_significand = Cat(a[:23], a_hidden), Cat(b[:23], b_hidden)
+    return {
+        "a_significand": a_significand,
+        "b_significand": b_significand,
+        # The exponent of a subnormal is 1.
+        "exponents": (a[23:31] | ~a_hidden) + (b[23:31] | ~b_hidden),
+        "leading": Mux(a_hidden, b_significand, a_significand),
+        "negative": a[31] ^ b[31],
+        "special": a_special | b_special,
+        "nan": (a_special & a[:23].any()) | (b_special & b[:23].any()),
+    }
+
+
+def _count(places, leading):
+    # Of 2n bits, or 24, keep the n (at most 16) that hold the first 1.
+    low = len(leading) - places
+    keep = min(places, 16)
+    skip = leading[low:] == 0
+    return {
+        "leading": Mux(skip, Cat(Const(0, keep - low), leading[:low]), leading[-keep:]),
+        f"skip_{places}": skip,
+    }
+
+
+def _measure(exponents, leading, skip_16, skip_8, skip_4, skip_2, skip_1):
+    zeros = Cat(skip_1, skip_2, skip_4, skip_8, skip_16)
+    return {
+        "zero": ~leading,
+        # Places to the right, counted from 24 to the left: to normalise, and to denormalise.
+        "normalise": (24 - zeros)[:6],
+        "denormalise": (151 - exponents)[:9],
+        "surplus": exponents - (zeros + 127),
+    }
+
+
+def _scale(zero, normalise, denormalise, surplus):
+    normal = ~surplus[-1]
+    # From 50 places on nothing is left, and 63 does that as well as any longer distance.
+    limited = denormalise[:6] | denormalise[6:].any().replicate(6)
+    return {
+        "base": Mux(normal & ~zero, surplus[:9], 0),
+        "distance": Mux(normal, normalise, limited),
+    }
+
+
+def _classify(base, zero, special, nan):
+    return {
+        "infinite": special | (base >= 255),
+        "base_max": base == 254,
+        "base_zero": base == 0,
+        "nan": nan | (special & zero),
+    }
+
+
+def _multiply(a_significand, b_significand):
+    return {"product": a_significand * b_significand}
+
+
+def _shift_coarse(product, distance):
+    # By multiples of 16. Kept are 24 bits, guard bit, one more, and 15 above for the fine shift.
+    low, high = distance[4], distance[5]
+    return {
+        "shifted": Mux(high, Mux(low, product[46:], product[30:]),
+                       Mux(low, product[14:], Cat(Const(0, 2), product[:39])))[:41],
+        "sticky": ((low | high) & product[:14].any()) | (high & product[14:30].any())
+                  | (high & low & product[30:46].any()),
+    }
+
+
+def _shift(places, shifted, distance, sticky):
+    shift = distance[places.bit_length() - 1]
+    return {
+        "shifted": Mux(shift, shifted >> places, shifted)[:25 + places],
+        "sticky": sticky | (shift & shifted[:places].any()),
+    }
+
+
+def _normalise(shifted, infinite, base_zero, base_max):
+    hidden = shifted[25]
+    return {
+        "hidden": hidden,
+        "infinite": infinite | (base_max & hidden),
+        "stay": hidden | base_zero,
+    }
+
+
+def _decide(shifted, sticky, stay):
+    return {
+        "fraction": Mux(stay, shifted[2:25], shifted[1:24]),
+        "guard": Mux(stay, shifted[1], shifted[0]),
+        "sticky": sticky | (stay & shifted[0]),
+    }
+
+
+def _round(base, fraction, hidden, guard, sticky):
+    # A fraction that overflows carries into the exponent, up to infinity.
+    increment = Cat(guard & (sticky | fraction[0]), Const(0, 22), hidden)
+    return {"rounded": (Cat(fraction, base[:8]) + increment)[:31]}
+
+
+def _pack(rounded, negative, infinite, nan):
+    fraction = Mux(infinite, Cat(Const(0, 22), nan), rounded[:23])
+    exponent = Mux(infinite, 255, rounded[23:])
+    return {"o": Cat(fraction, exponent, negative & ~nan)}
+
+
+#: Number of stages -> the steps which a register follows; another one follows the last step.
+_CUTS = {
+    1: (),
+    2: ("multiply",),
+    3: ("multiply", "shift_1"),
+    4: ("unpack", "multiply", "shift_1"),
+    5: ("unpack", "multiply", "shift_8", "decide"),
+    6: ("count_8", "multiply", "shift_8", "shift_1", "decide"),
+    7: ("unpack", "count_8", "multiply", "shift_8", "shift_1", "decide"),
+}
+
+
+class Multiplier(wiring.Component):
+    """Multiply two binary32 numbers.
+
+    Contract: ``o`` is a · b, rounded to nearest even. Subnormals are kept, signed zeros and
+    infinities are those of IEEE 754, and every NaN is 0x7fc00000.
+
+    Parameters
+    ----------
+    stages : int
+        Pipeline stages, 1 to 7; ValueError if it is anything else.
+
+    Members
+    -------
+    a, b : In(32)
+        Operands: binary32 bit patterns.
+    o : Out(32)
+        Result.
+
+    Timing: ``o`` is the result of the inputs of ``stages`` cycles ago (``latency``); one operation
+    per cycle, without handshake. No combinational path from input to output.
+    Reset: none; ``o`` is undefined for the first ``stages`` cycles.
+    Resources: one 24 × 24 multiplier; docs/results/fp.md.
+    """
+
+    def __init__(self, stages):
+        if stages not in _CUTS:
+            raise ValueError(f"stages must be {min(_CUTS)} to {max(_CUTS)}, not {stages!r}")
+        self.stages = stages
+        super().__init__({"a": In(32), "b": In(32), "o": Out(32)})
+
+    @property
+    def latency(self):
+        """Cycles from an input to its result."""
+        return self.stages
+
+    def elaborate(self, platform):
+        """Build the pipeline."""
+        steps = {
+            "unpack": _unpack,
+            **{f"count_{n}": partial(_count, n) for n in (16, 8, 4, 2, 1)},
+            "measure": _measure,
+            "scale": _scale,
+            "classify": _classify,
+            "multiply": _multiply,
+            "shift_coarse": _shift_coarse,
+            **{f"shift_{n}": partial(_shift, n) for n in (8, 4, 2, 1)},
+            "normalise": _normalise,
+            "decide": _decide,
+            "round": _round,
+            "pack": _pack,
+        }
+        m = Module()
+        inputs = {"a": self.a, "b": self.b}
+        m.d.comb += self.o.eq(pipeline(m, steps, inputs, _CUTS[self.stages])["o"])
+        return m

