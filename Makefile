@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PRESETS := tiny64 ecp5-128 hbm256 ddr512
-export OBJCACHE ?= $(shell command -v ccache 2>/dev/null)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long test-peers lint verilog regress bench clean
 
@@ -16,13 +15,13 @@ demo: setup ## train on a real log, one step of it on the RTL, and compare (5 mi
 	@$(BIN)/tcast demo
 
 test: setup ## lint and every test but the long ones
-	@$(BIN)/ruff check . && $(BIN)/pytest -n 2 -m "not long" --ignore=tests/peers
+	@$(BIN)/ruff check . && $(BIN)/python -m pytest -n 2 -m "not long" --ignore=tests/peers
 
 test-long: setup ## the long tests
-	@$(BIN)/pytest -n 2 -m long --ignore=tests/peers
+	@$(BIN)/python -m pytest -n 2 -m long --ignore=tests/peers
 
 test-peers: setup ## install PyTorch and FBGEMM where they can be had, and test against them
-	@$(PYTHON) tools/environment.py peers && $(BIN)/pytest tests/peers
+	@$(PYTHON) tools/environment.py peers && $(BIN)/python -m pytest tests/peers
 
 lint: setup ## ruff
 	@$(BIN)/ruff check .

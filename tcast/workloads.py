@@ -54,7 +54,7 @@ class Workload:
     tables: tuple[Table, ...]
     batch: int
 
-    def scaled(self, scale=1.0, batch=None, rows_max=None):
+    def scaled(self, scale=1.0, batch=None):
         """Return the workload with fewer rows and samples; dims and lookups per bag stay.
 
         Parameters
@@ -63,8 +63,6 @@ class Workload:
             Above 0, at most 1: rows and batch are multiplied with it, and rounded up.
         batch : int or None
             Samples in a step, instead of the scaled batch.
-        rows_max : int or None
-            Limit on the rows of a table (MLPerf calls it ``max_ind_range``).
 
         Raises
         ------
@@ -73,12 +71,10 @@ class Workload:
         """
         if not 0 < scale <= 1:
             raise ValueError(f"scale must be above 0 and at most 1, not {scale!r}")
-        for name, value in (("batch", batch), ("rows_max", rows_max)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value!r}")
-        tables = tuple(
-            replace(table, rows=min(math.ceil(table.rows * scale), rows_max or table.rows))
-            for table in self.tables)
+        if batch is not None and batch < 1:
+            raise ValueError(f"batch must be at least 1, not {batch!r}")
+        tables = tuple(replace(table, rows=math.ceil(table.rows * scale))
+                       for table in self.tables)
         return replace(self, tables=tables,
                        batch=math.ceil(self.batch * scale) if batch is None else batch)
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Names at once everything the machine itself must bring, each with its Debian package.
-# PYTHON and CXX are honoured. Exit status 1 if anything is missing.
+# PYTHON names another interpreter than python3. Exit status 1 if anything is missing.
 python=${PYTHON:-python3}
 missing=""
 
@@ -12,14 +12,8 @@ need() {  # need COMMAND PACKAGE WHAT
 need make make "GNU make"
 need git git "git"
 need perl perl "Perl, which Verilator's driver is written in"
-need ar binutils "the archiver, which a Verilator build calls"
-if [ -n "${CXX:-}" ]; then
-    need "${CXX%% *}" g++ "the C++ compiler that CXX names"
-elif ! command -v c++ >/dev/null 2>&1 && ! command -v g++ >/dev/null 2>&1; then
-    missing="$missing
-  a C++ compiler (g++): install the package g++"
-fi
-
+need g++ g++ "the C++ compiler that builds the simulation"
+need ar binutils "the archiver, which that build calls"
 if ! command -v "$python" >/dev/null 2>&1; then
     missing="$missing
   Python 3.11 or later ($python): install the packages python3 and python3-venv, or set PYTHON"
