@@ -17,7 +17,7 @@ from .data import NextItem
 from .equality import same_bits
 from .golden import SGD
 
-__all__ = ["Gradient", "NextItemModel", "Step", "Training", "train"]
+__all__ = ["Gradient", "NextItemModel", "Step", "Training", "table_rate", "train"]
 
 
 class NextItemModel:
@@ -158,6 +158,14 @@ class Training:
         return [step.loss for step in self.steps]
 
 
+def table_rate(log, lr=0.2):
+    """Return the learning rate of the table of ``log``, a binary32 number.
+
+    ``lr`` is that of a table of one item: an item of a larger table occurs that much more rarely.
+    """
+    return float(np.float32(lr * log.num_items))
+
+
 def train(device, log, *, steps, batch=128, dim=64, history=20, seed=0, lr=0.2, output_lr=0.06,
           reference=None, on_step=None):
     """Train the model on a log, the table's part on ``device``.
@@ -177,8 +185,7 @@ def train(device, log, *, steps, batch=128, dim=64, history=20, seed=0, lr=0.2, 
     seed : int
         Seed of initial values, batches and negative samples.
     lr, output_lr : float
-        Learning rates of table and output matrix, for a table of one item: they are multiplied
-        with the number of items, because an item occurs that much more rarely.
+        Learning rates of table and output matrix, both multiplied as by :func:`table_rate`.
     reference : device or None
         A second device that makes every step too; results and tables are compared to the bit.
     on_step : callable or None
@@ -196,7 +203,7 @@ def train(device, log, *, steps, batch=128, dim=64, history=20, seed=0, lr=0.2, 
     examples = NextItem(log, history)
     model = NextItemModel(log.num_items, dim, seed)
     copy = None if reference is None else model.weight.copy()
-    optimizer = SGD(float(np.float32(lr * log.num_items)))
+    optimizer = SGD(table_rate(log, lr))
     rng = np.random.default_rng([seed, 2])
     result = Training(model=model)
     result.held_out_before = _evaluate(model, examples, seed)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import data
-from .training import NextItemModel
+from .training import NextItemModel, table_rate
 
-__all__ = ["DISTRIBUTIONS", "WORKLOADS", "Table", "TableInput", "Workload", "draw", "real_input"]
+__all__ = ["DISTRIBUTIONS", "NAMES", "WORKLOADS", "Inputs", "Table", "TableInput", "Workload",
+           "draw", "inputs", "real_input"]
 
 #: How rows are drawn.
 DISTRIBUTIONS = ("uniform", "powerlaw", "meta2022")
@@ -142,6 +143,10 @@ WORKLOADS = {
 }
 
 
+#: Every workload: the published ones, and the real log.
+NAMES = (*WORKLOADS, "real")
+
+
 def _rows(distribution, exponent, rng, table, count):
     from .golden import trace
 
@@ -210,6 +215,8 @@ def real_input(log, batch=64, dim=64, history=20, seed=0):
     batch, dim, history, seed : int
         As :func:`tcast.training.train` has them.
     """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, not {batch!r}")
     examples = data.NextItem(log, history)
     model = NextItemModel(log.num_items, dim, seed)
     rng = np.random.default_rng([seed, 2])
@@ -217,3 +224,64 @@ def real_input(log, batch=64, dim=64, history=20, seed=0):
     pooled = np.add.reduceat(model.weight[bags.indices], bags.offsets[:-1], axis=0)
     gradient = model.gradient(pooled, bags, rng.integers(log.num_items, size=batch))
     return TableInput(log.name, model.weight, bags.indices, bags.offsets, gradient.grad_out)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of one training step, made when they are asked for.
+
+    Attributes
+    ----------
+    facts : dict
+        The workload in plain words and numbers.
+    count : int
+        Number of tables.
+    tables : iterable of TableInput
+        To be walked once.
+    lr : float
+        A learning rate that fits.
+    """
+
+    facts: dict
+    count: int
+    tables: object
+    lr: float
+
+
+def inputs(name, *, data_file=None, batch=None, scale=0.001, distribution="powerlaw",
+           exponent=1.05, seed=0):
+    """Return the Inputs of one step of the workload ``name``.
+
+    Parameters
+    ----------
+    name : str
+        One of NAMES.
+    data_file : path or None
+        For "real": the user's own log instead of an installed one.
+    batch : int or None
+        Samples in the step; None is 64 for "real", the scaled batch for the others.
+    scale : float
+        As Workload.scaled; no meaning for "real".
+    distribution, exponent, seed
+        As :func:`draw`; only the seed has a meaning for "real".
+
+    Raises
+    ------
+    ValueError
+        An argument out of its range, or a log that cannot be used.
+    """
+    if name not in NAMES:
+        raise ValueError(f"workload must be one of {', '.join(NAMES)}, not {name!r}")
+    if name == "real":
+        log = data.load_log(data_file)
+        item = real_input(log, seed=seed, **({} if batch is None else {"batch": batch}))
+        return Inputs({"workload": name, **log.describe(), "batch": len(item.offsets) - 1}, 1,
+                      (item,), table_rate(log))
+    if data_file is not None:
+        raise ValueError(f"data must be left out with workload {name!r}; it goes with 'real'")
+    workload = WORKLOADS[name].scaled(scale, batch)
+    facts = {"workload": name, "source": workload.source, "tables": len(workload.tables),
+             "scale": scale, "batch": workload.batch, "lookups": workload.lookups,
+             "distribution": distribution,
+             **({"exponent": exponent} if distribution == "powerlaw" else {})}
+    return Inputs(facts, len(workload.tables), draw(workload, distribution, exponent, seed), 0.1)
