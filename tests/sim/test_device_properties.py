@@ -6,13 +6,14 @@ simulation serves all of them, so what an example leaves behind meets the next o
 """
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from tcast.host.driver import EngineDevice
+from tcast.host.driver import EngineDevice, Pass
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import COUNTERS
 from tcast.sim.simulation import Simulation
@@ -102,6 +103,20 @@ def cases(draw, lanes, dim_max):
                 draw(st.sampled_from([0.0, 0.1, 1.0, 1e-40, 3e38])))
 
 
+@contextmanager
+def connected(engine, memory, **options):
+    """A driver on the shared simulation that leaves nothing of its own in the address space."""
+    simulation, config = engine
+    simulation.set_memory(**memory)
+    device = EngineDevice(simulation, config, **options)
+    try:
+        yield device
+    finally:
+        device.reset()
+        for address in list(simulation._regions):
+            simulation.unmap(address)
+
+
 def assert_bits(got, expected, what):
     __tracebackhide__ = True
     if not golden.bits_equal(got, expected):
@@ -113,15 +128,13 @@ def assert_bits(got, expected, what):
                                  HealthCheck.data_too_large])
 @given(data=st.data())
 def test_device_equals_golden(engine, data):
-    simulation, config = engine
+    config = engine[1]
     case = data.draw(cases(config.derived.lanes, config.dim_max))
     memory = data.draw(memories())
     placement = data.draw(st.sampled_from(["aligned", "scattered"]))
     note(f"weight {case.weight.shape}, lengths {np.diff(case.offsets).tolist()}, {memory}")
-    simulation.set_memory(**memory)
-    device = EngineDevice(simulation, config, placement=placement,
-                          seed=data.draw(st.integers(0, 1000)), ring_size_log2=2)
-    try:
+    seed = data.draw(st.integers(0, 1000))
+    with connected(engine, memory, placement=placement, seed=seed, ring_size_log2=2) as device:
         indices, offsets, sgd = case.indices, case.offsets, golden.SGD(case.lr)
         assert_bits(device.embedding_bag(case.weight, indices, offsets),
                     golden.embedding_bag(case.weight, indices, offsets), "forward")
@@ -147,7 +160,50 @@ def test_device_equals_golden(engine, data):
         expected = case.weight.copy()
         golden.backward_update(expected, case.grad_out, casting, sgd)
         assert_bits(fused, expected, "fused backward")
-    finally:
-        device.reset()
-        for address in list(simulation._regions):
-            simulation.unmap(address)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, print_blob=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
+                                 HealthCheck.data_too_large])
+@given(data=st.data())
+def test_rings_of_overlapping_descriptors_equal_golden(engine, data):
+    """Passes of every kind behind each other; those that share nothing may overlap."""
+    config = engine[1]
+    memory = data.draw(memories())
+    options = {"seed": data.draw(st.integers(0, 1000)), "ring_size_log2": 4,
+               "placement": data.draw(st.sampled_from(["aligned", "scattered"]))}
+    lanes = config.derived.lanes
+    passes, expected = [], []
+    for _ in range(data.draw(st.integers(1, 12))):
+        case = data.draw(cases(lanes, 16 * lanes))
+        casting = golden.cast(case.indices, case.offsets, len(case.weight))
+        relaxed = data.draw(st.booleans())
+        match data.draw(st.sampled_from(["forward", "expand", "fused", "scatter"])):
+            case "forward":
+                want = golden.embedding_bag(case.weight, case.indices, case.offsets)
+                item = Pass(source=case.weight, target=np.zeros_like(want), indices=case.indices,
+                            offsets=case.offsets, relaxed=relaxed)
+            case "expand":
+                want = golden.expand(case.grad_out, case.offsets)
+                item = Pass(source=case.grad_out, target=np.zeros_like(want),
+                            indices=golden.bag_ids(case.offsets), relaxed=relaxed)
+            case "fused":
+                want = case.weight.copy()
+                golden.backward_update(want, case.grad_out, casting, golden.SGD(case.lr))
+                item = Pass(source=case.grad_out, target=case.weight.copy(), indices=casting.bags,
+                            offsets=casting.segment_offsets, rows=casting.rows,
+                            optimizer=golden.SGD(case.lr), relaxed=relaxed)
+            case "scatter":
+                rows = case.indices[:len(case.grad_out)]
+                source = case.grad_out[:len(rows)]
+                want = case.weight.copy()
+                for row, values in zip(rows, source, strict=True):
+                    want[row] = values  # a repeated target keeps its last row
+                item = Pass(source=source, target=case.weight.copy(), rows=rows, relaxed=relaxed)
+        passes.append(item)
+        expected.append(want)
+    with connected(engine, memory, **options) as device:
+        device.submit(passes)
+        for number, (item, want) in enumerate(zip(passes, expected, strict=True)):
+            assert_bits(item.target, want, f"pass {number}")
+        assert device.counters()["descriptors"] == len(passes)
