@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 from ..hw import descriptor, registers
-from .verilog import component_ports, engine, tool_versions
+from .verilog import engine_signature, signature_ports, tool_versions
 
 __all__ = ["manifest", "manifest_text"]
 
@@ -12,15 +12,13 @@ __all__ = ["manifest", "manifest_text"]
 FORMAT = 1
 
 
-def manifest(config, component=None):
+def manifest(config):
     """Return the manifest of ``config`` as a dict of JSON types.
 
     Parameters
     ----------
     config : EngineConfig
         What the engine is generated from.
-    component : amaranth.lib.wiring.Component or None
-        Whose ports to list; the engine of ``config`` by default.
 
     Returns
     -------
@@ -38,7 +36,7 @@ def manifest(config, component=None):
         "config": config.as_dict(),
         "config_hash": config.hash,
         "derived": config.derived.as_dict(),
-        "ports": [asdict(port) for port in component_ports(component or engine(config))],
+        "ports": [asdict(port) for port in signature_ports(engine_signature(config))],
         "register_map_version": list(registers.VERSION),
         "registers": [
             {"name": register.name, "offset": register.offset, "doc": register.doc,
@@ -56,9 +54,9 @@ def manifest(config, component=None):
     }
 
 
-def manifest_text(config, component=None):
+def manifest_text(config):
     """Return :func:`manifest` as JSON text."""
-    return json.dumps(manifest(config, component), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(manifest(config), indent=2, ensure_ascii=False) + "\n"
 
 
 def _field(field, **more):

