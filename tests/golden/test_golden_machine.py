@@ -4,7 +4,14 @@ import time
 
 import numpy as np
 import pytest
-from tcast.golden.machine import FIELD_BYTES, ErrorRecord, Machine, Window, execute
+from tcast.golden.machine import (
+    FIELD_BYTES,
+    ErrorRecord,
+    Machine,
+    RegisterError,
+    Window,
+    execute,
+)
 from tcast.golden.memory import Memory, MemoryFault
 from tcast.hw import descriptor as layout
 from tcast.hw import registers
@@ -724,7 +731,7 @@ def test_windows_lock():
     rig.write("window_lock", 1)
     for name in ("window1_base_lo", "window0_access", "window3_limit_hi"):
         before = rig.read(name)
-        with pytest.raises(ValueError, match="SLVERR"):
+        with pytest.raises(RegisterError, match="SLVERR"):
             rig.write(name, 1)
         assert rig.read(name) == before
     rig.write("window_lock", 0)
@@ -736,11 +743,11 @@ def test_windows_lock():
 def test_register_accesses_that_the_bus_refuses():
     rig = Rig()
     for offset in (0xFFC, 0x014, 2):
-        with pytest.raises(ValueError, match="offset must be that of a register"):
+        with pytest.raises(RegisterError, match="offset must be that of a register"):
             rig.machine.read_register(offset)
-        with pytest.raises(ValueError, match="offset must be that of a register"):
+        with pytest.raises(RegisterError, match="offset must be that of a register"):
             rig.machine.write_register(offset, 0)
-    with pytest.raises(ValueError, match="ring_head is only read"):
+    with pytest.raises(RegisterError, match="ring_head is only read"):
         rig.write("ring_head", 1)
     with pytest.raises(ValueError, match="value must be from 0"):
         rig.write("ring_tail", 2**32)
