@@ -31,8 +31,8 @@ from .memory import ADDRESS_MASK, Memory, MemoryFault
 from .numerics import check_environment
 from .vectorised import segment_sums, store_rows, update_rows
 
-__all__ = ["DESCRIPTOR_BYTES", "FIELD_BYTES", "ErrorRecord", "Machine", "Memory", "RegisterError", "Window",
-           "execute"]
+__all__ = ["DESCRIPTOR_BYTES", "FIELD_BYTES", "ErrorRecord", "Machine", "Memory",
+           "RegisterError", "Window", "execute"]
 
 PAGE_LOG2 = 12
 DESCRIPTOR_BYTES = 128
