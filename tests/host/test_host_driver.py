@@ -469,14 +469,14 @@ def test_what_the_engine_lacks_is_refused():
                  lambda: device.backward_update(case.weight, case.grad_out, casting,
                                                 tcast.SGD(1)),
                  lambda: device.coalesce(np.ones((case.used, 4), F32), casting)):
-        with pytest.raises(ValueError, match="casting.weights must be None, not an array: bit"):
+        with pytest.raises(ValueError, match=r"casting.weights must be None, not an array: bit"):
             call()
 
 
 def test_engine_without_sgd_refuses_updates(spy):
     spy.patch["feature"] = 0
     device = EngineDevice(spy, TINY)
-    with pytest.raises(ValueError, match="optimizer must be None, not SGD.*bit `sgd`"):
+    with pytest.raises(ValueError, match=r"optimizer must be None, not SGD.*bit `sgd`"):
         device.scatter_update(np.ones((2, 4), F32), np.zeros(1, I64), np.ones((1, 4), F32),
                               tcast.SGD(1))
     still_works(device)
@@ -523,7 +523,7 @@ def test_engine_that_stays_busy_is_a_timeout(spy):
     # It may still be writing: the arrays stay where they are, and the device is refused.
     assert len(spy.mapped) > 1
     spy.patch.clear()
-    with pytest.raises(RuntimeError, match="cannot be used: .*soft reset"):
+    with pytest.raises(RuntimeError, match=r"cannot be used: .*soft reset"):
         device.submit([pass_of()])
 
 
