@@ -187,9 +187,9 @@ def engine_errors():
     yield ("offset beyond", forward(offsets=beyond), ErrorCode.OFFSET_RANGE, 6, 13, 12,
            ["offsets[6]", "at most 12", "not 13"])
     for field, value, position, limit in [
-            ("index_kind", 3, 0x00, 2), ("sink", 2, 0x00, 1), ("weighted", 1, 0x00, 0),
-            ("dim", 3, 0x04, 2), ("dim", 2048, 0x04, 1024), ("src_base", 4, 0x10, 0),
-            ("src_stride", 8, 0x18, 16), ("dst_stride", 20, 0x28, 0), ("index_base", 4, 0x30, 0)]:
+            ("index_kind", 3, 0x00, 2), ("sink", 2, 0x00, 1), ("weighted", 1, 0x01, 0),
+            ("dim", 3, 0x04, 1024), ("dim", 2048, 0x04, 1024), ("src_base", 4, 0x10, 0),
+            ("src_stride", 8, 0x18, 16), ("dst_stride", 20, 0x28, 16), ("index_base", 4, 0x30, 0)]:
         yield (f"{field} {value}", forward(fields={field: value}), ErrorCode.DESCRIPTOR, position,
                value, limit, [field, f"byte 0x{position:02x}", hex(value)])
     yield ("read outside", forward(fields={"src_base": 0x5000}), ErrorCode.WINDOW_READ, 0, 0x5000,
