@@ -110,7 +110,10 @@ class Engine(wiring.Component):
             ]
 
         m.submodules.counters = counters = PerformanceCounters()
-        m.d.comb += [counters.events.eq(core.events), counters.clear.eq(bank.control_clear_counters)]
+        m.d.comb += [
+            counters.events.eq(core.events),
+            counters.clear.eq(bank.control_clear_counters),
+        ]
         m.d.comb += [getattr(counters, name).eq(getattr(self.m_axi, name))
                      for name in PerformanceCounters.BUS]
         m.d.comb += [getattr(bank, f"counter_{name}").eq(getattr(counters, name))

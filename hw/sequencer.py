@@ -74,7 +74,8 @@ class Sequencer(wiring.Component):
             "index_job": array_job(), "offset_job": array_job(), "target_job": array_job(),
             "segment_job": segment_job(), "walk_job": COUNT_WIDTH,
             "source_job": row_job(derived), "sink_job": row_job(derived),
-            "count_job": COUNT_WIDTH, "reduce_job": derived.row_beats_width, "update_job": update_job(derived),
+            "count_job": COUNT_WIDTH, "reduce_job": derived.row_beats_width,
+            "update_job": update_job(derived),
         }
         super().__init__({
             "enable": In(1), "ring_base": In(64), "ring_size_log2": In(4), "tail": In(SLOT_WIDTH),

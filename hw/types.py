@@ -14,7 +14,8 @@ SLOT_WIDTH = 16
 def error_record():
     """What stopped the engine; see ErrorCode for the meaning of the numbers."""
     return data.StructLayout({
-        "valid": 1, "code": 8, "slot": SLOT_WIDTH, "position": COUNT_WIDTH, "value": 64, "limit": 64})
+        "valid": 1, "code": 8, "slot": SLOT_WIDTH, "position": COUNT_WIDTH,
+        "value": 64, "limit": 64})
 
 
 def array_job():
