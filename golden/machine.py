@@ -39,10 +39,10 @@ DESCRIPTOR_BYTES = 128
 SEQUENTIAL, INT32, INT64 = 0, 1, 2   # hw.descriptor.ElementKind
 WRITE, SGD = 0, 1                    # hw.descriptor.Sink
 
-#: Byte offset of each checked field's 32-bit or 64-bit word, which a DESCRIPTOR error reports.
+#: Byte of the descriptor in which each checked field starts: what a DESCRIPTOR error reports.
 FIELD_BYTES = {
-    "index_kind": 0x00, "segment_kind": 0x00, "target_kind": 0x00, "sink": 0x00, "weighted": 0x00,
-    "scaled": 0x00, "dim": 0x04, "n_segments": 0x0C, "src_base": 0x10, "src_stride": 0x18,
+    "index_kind": 0x00, "segment_kind": 0x00, "target_kind": 0x00, "sink": 0x00, "weighted": 0x01,
+    "scaled": 0x01, "dim": 0x04, "n_segments": 0x0C, "src_base": 0x10, "src_stride": 0x18,
     "dst_base": 0x20, "dst_stride": 0x28, "index_base": 0x30, "offset_base": 0x38,
     "target_base": 0x40,
 }
@@ -180,7 +180,8 @@ class _Pass:
         self.beat_bytes = 4 * lanes
         self.dim_max = dim_max
         self.guard = _Guard(windows)
-        self.burst_bytes = burst_beats_max * self.beat_bytes
+        self.burst_bytes = ((1 << PAGE_LOG2) if burst_beats_max is None
+                            else burst_beats_max * self.beat_bytes)
 
     def run(self):
         """Execute, or raise _Stop with memory as it was; return (rows gathered, segments)."""
@@ -226,15 +227,13 @@ class _Pass:
         require(d["sink"] <= SGD, "sink", SGD)
         require(d["weighted"] == 0, "weighted")
         require(d["scaled"] == 0, "scaled")
-        require(d["dim"] <= self.dim_max, "dim", self.dim_max)
-        require(d["dim"] >= self.lanes and d["dim"] % self.lanes == 0, "dim", self.lanes)
+        require(0 < d["dim"] <= self.dim_max and d["dim"] % self.lanes == 0, "dim", self.dim_max)
         if d["segment_kind"] == SEQUENTIAL:
             require(d["n_segments"] == d["n_lookups"], "n_segments", d["n_lookups"])
         for base, stride in (("src_base", "src_stride"), ("dst_base", "dst_stride")):
             require(d[base] % self.beat_bytes == 0, base)
-            require(d[stride] % self.beat_bytes == 0, stride)
-            require(d[stride] >= row_bytes, stride, row_bytes)
-            require(d[stride] < self.beat_bytes << 16, stride, self.beat_bytes << 16)
+            require(d[stride] % self.beat_bytes == 0
+                    and row_bytes <= d[stride] < self.beat_bytes << 16, stride, row_bytes)
         for base, kind in (("index_base", "index_kind"), ("offset_base", "segment_kind"),
                            ("target_base", "target_kind")):
             if d[kind] != SEQUENTIAL:
@@ -362,13 +361,9 @@ class _Pass:
             raise _Stop(_WRITE_RESPONSE, bursts + len(into) - 1, fault.response, 0)
 
     def bursts(self, address, n_bytes):
-        """Return the address of each burst of a row: split at 4 KiB and at the longest burst."""
-        starts, end = [], address + n_bytes
-        while address < end:
-            starts.append(address)
-            page_end = ((address >> PAGE_LOG2) + 1) << PAGE_LOG2
-            address = min(address + self.burst_bytes, page_end)
-        return starts
+        """Return the address of each burst of a row: they end at multiples of the longest burst."""
+        second = (address // self.burst_bytes + 1) * self.burst_bytes
+        return [address, *range(second, address + n_bytes, self.burst_bytes)]
 
     def store(self, target, targets, results):
         """Write the rows, in order of segments."""
@@ -382,7 +377,7 @@ class _Pass:
             self.memory.write(target.address(int(number)), row.tobytes())
 
 
-def execute(memory, descriptor, *, lanes, dim_max, windows=None, slot=0, burst_beats_max=256,
+def execute(memory, descriptor, *, lanes, dim_max, windows=None, slot=0, burst_beats_max=None,
             counters=None):
     """Execute one decoded descriptor on the memory image.
 
@@ -400,8 +395,8 @@ def execute(memory, descriptor, *, lanes, dim_max, windows=None, slot=0, burst_b
         What may be accessed; None is everything.
     slot : int
         Ring slot, for the error record.
-    burst_beats_max : int
-        Longest burst, in which the position of a WRITE_RESPONSE error is counted.
+    burst_beats_max : int or None
+        Longest burst, which the position of a WRITE_RESPONSE error counts; None: 4 KiB.
     counters : dict of str to int or None
         ``rows``, ``segments``, ``row_beats``, ``w_beats`` and ``descriptors`` are increased by what
         a completed descriptor did.
@@ -435,7 +430,7 @@ class Machine:
     config : hw.config.EngineConfig
         What engine it is.
     registers : module
-        ``hw.registers``: the register map, error codes and number of windows.
+        ``hw.registers``: the register map, its constants and the number of windows.
     unpack : callable
         ``hw.descriptor.unpack``.
     """
@@ -449,9 +444,10 @@ class Machine:
         self._lanes = config.data_width // 32
         self._by_name = registers.by_name()
         self._by_offset = {register.offset: register for register in registers.REGISTERS}
+        self._lockable = {name for n in range(registers.N_WINDOWS) for name in self._by_name
+                          if name.startswith(f"window{n}_")}
         self._values = {name: register.reset for name, register in self._by_name.items()}
-        self._values["config_hash"] = config.hash
-        self._set("capability", lanes=self._lanes, dim_max=config.dim_max)
+        self._values |= registers.constant_values(config)
 
     # fields and pairs of registers
 
@@ -474,7 +470,7 @@ class Machine:
 
     def _register(self, offset):
         if offset not in self._by_offset:
-            raise ValueError(f"offset must be that of a register, not {offset!r}")
+            raise ValueError(f"offset must be that of a register, not {offset!r} (SLVERR)")
         return self._by_offset[offset]
 
     # EngineIo
@@ -486,19 +482,28 @@ class Machine:
     def write_register(self, offset, value):
         """Write a 32-bit register; all that this starts has completed when it returns.
 
-        Writes to read-only fields change nothing. ValueError where there is no register.
+        ValueError where the bus would answer SLVERR: no register, one that is only read, a window
+        after the lock.
         """
         register = self._register(offset)
         value = int(value)
         if not 0 <= value < 1 << 32:
             raise ValueError(f"value must be from 0 to 2**32 - 1, not {value!r}")
         name, access = register.name, self._registers.Access
-        if name.startswith("window") and self._values["window_lock"]:
-            return
+        if all(field.access == access.R for field in register.fields):
+            raise ValueError(f"offset must be that of a writable register, not {offset!r}: "
+                             f"{name} is only read (SLVERR)")
+        if name in self._lockable and self._values["window_lock"]:
+            raise ValueError(f"offset must not be that of a window after window_lock, "
+                             f"not {offset!r}: {name} (SLVERR)")
         for field in register.fields:
             part = value & field.mask
             if field.access == access.RW:
-                self._values[name] = self._values[name] & ~field.mask | part
+                fixed = field.fixed << field.lsb
+                kept = self._values[name] & (~field.mask | fixed)
+                self._values[name] = kept | part & ~fixed
+            elif field.access == access.W1S:
+                self._values[name] |= part
             elif field.access == access.W1C:
                 self._values[name] &= ~part
             elif field.access == access.PULSE and part:
