@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from amaranth.back import verilog
-from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
+from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal, Value
 from amaranth.hdl._ir import PortDirection  # what convert(ports=) takes; no public name in 0.5
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -111,6 +111,9 @@ class _Top(Elaboratable):
 def _member_ports(signature, interface):
     ports = {}
     for path, member, value in signature.flatten(interface):
+        value = Value.cast(value)
+        if not isinstance(value, Signal):  # the ready of an always-ready stream
+            continue
         direction = PortDirection.Input if member.flow is In else PortDirection.Output
         ports["_".join(map(str, path))] = (value, direction)
     return ports

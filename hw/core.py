@@ -1,6 +1,6 @@
 """Core: the dataflow of the engine, gather → reduce → scatter, from the ring to the bus."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect
 
@@ -13,6 +13,7 @@ from .reducer import Reducer
 from .registers import ErrorCode, Reader
 from .rows import BurstSplitter, RowAddresser, RowNumberer
 from .segments import SegmentLengths, SegmentWalker
+from .select import first_of, select
 from .sequencer import Sequencer
 from .types import error_record, row, token
 from .updater import Updater
@@ -197,8 +198,12 @@ class Core(wiring.Component):
     @staticmethod
     def _first_error(m, error, head, units):
         """Show the error of the first unit that has one; the ports report for the oldest slot."""
+        records = []
         for n, unit in enumerate(units):
-            with (m.Elif if n else m.If)(unit.error.valid):
-                m.d.comb += error.eq(unit.error)
-                if isinstance(unit, ReadPort | WritePort):
-                    m.d.comb += error.slot.eq(head)
+            record = Signal(error_record(), name=f"error_{n}")
+            m.d.comb += record.eq(unit.error)
+            if isinstance(unit, ReadPort | WritePort):
+                m.d.comb += record.slot.eq(head)
+            records.append(record)
+        grants = first_of(record.valid for record in records)
+        m.d.comb += Value.cast(error).eq(select(grants, records))

@@ -1,11 +1,12 @@
 """ReadPort: the AR and R channels, shared by all readers."""
 
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import BURST_INCR, axi4_signature
 from .registers import ErrorCode, Reader
+from .select import first_of, select
 from .types import burst, error_record
 from .windows import allowed, windows_layout
 
@@ -68,15 +69,19 @@ class ReadPort(wiring.Component):
         pending = Signal()
         take = Signal()   # `pending` moves on
         free = ~pending | take
+        sources = [self.bursts[reader] for reader in Reader]
+        grants = first_of(source.valid for source in sources)
         taken = Const(0)
-        for reader in Reader:
-            source = self.bursts[reader]
+        for source in sources:
             m.d.comb += source.ready.eq(free & ~taken)
-            with m.If(free & source.valid & ~taken):
-                m.d.sync += [chosen.eq(source.payload), chosen_id.eq(reader)]
             taken = taken | source.valid
         with m.If(free):
-            m.d.sync += pending.eq(taken)
+            m.d.sync += [
+                pending.eq(taken),
+                Value.cast(chosen).eq(select(grants, [source.payload for source in sources])),
+                chosen_id.eq(select(
+                    grants, [Const(reader, len(chosen_id)) for reader in Reader])),
+            ]
 
         inside = Signal()
         failed = Signal()
@@ -133,6 +138,7 @@ class ReadPort(wiring.Component):
             m.d.comb += [
                 self.error.valid.eq(1),
                 self.error.code.eq(ErrorCode.READ_RESPONSE),
+                self.error.slot.eq(0),
                 self.error.value.eq(resp),
                 self.error.limit.eq(rid),
             ]

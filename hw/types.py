@@ -15,7 +15,7 @@ def error_record():
     """What stopped the engine; see ErrorCode for the meaning of the numbers."""
     return data.StructLayout({
         "valid": 1, "code": 8, "slot": SLOT_WIDTH, "position": COUNT_WIDTH,
-        "value": 64, "limit": 64})
+        "value": 64, "limit": COUNT_WIDTH})
 
 
 def array_job():

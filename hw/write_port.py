@@ -153,6 +153,8 @@ class WritePort(wiring.Component):
             m.d.comb += [
                 self.error.valid.eq(1),
                 self.error.code.eq(ErrorCode.WRITE_RESPONSE),
+                self.error.slot.eq(0),
+                self.error.limit.eq(0),
                 self.error.value.eq(bus.bresp),
             ]
         with m.Else():

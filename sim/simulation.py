@@ -1,8 +1,8 @@
 """The engine's RTL under Verilator, as an object of an ordinary Python process.
 
 A :class:`Simulation` holds a compiled testbench (sim/hdl/tb.sv): the engine, protocol checkers on
-both its ports, and a cycle-accurate memory whose content is the caller's own NumPy arrays. It offers
-what the driver needs (:class:`..host.io.EngineIo`) and, beyond it, every knob of the memory.
+both its ports, and a cycle-accurate memory whose content is the caller's own NumPy arrays. It
+offers what the driver needs (EngineIo of host/io.py) and, beyond it, every knob of the memory.
 """
 
 import ctypes
@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .runner import build_library, build_once
+from .runner import build_library, build_once, file_facts
 
 __all__ = ["COUNTERS", "MEMORY_OPTIONS", "ProtocolError", "RegisterError", "Simulation",
-           "SimulationTimeout", "bench_interface", "configure_memory", "testbench_sources"]
+           "bench_interface", "configure_memory", "engine_verilog",
+           "testbench_sources"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -41,7 +42,7 @@ RESPONSES = {"OKAY": 0, "EXOKAY": 1, "SLVERR": 2, "DECERR": 3}
 #: Cycles between looks at Ctrl-C.
 SLICE = 1_000_000
 #: Cycles after which a register access counts as unanswered.
-REGISTER_LIMIT = 10_000
+REGISTER_LIMIT = 1_000
 
 
 class ProtocolError(RuntimeError):
@@ -55,16 +56,14 @@ class ProtocolError(RuntimeError):
 
     def __init__(self, violations):
         self.violations = list(violations)
-        more = len(self.violations) - 10
-        super().__init__("\n".join(self.violations[:10]) + (f"\nand {more} more" if more > 0 else ""))
+        lines = self.violations[:10]
+        if len(self.violations) > len(lines):
+            lines.append(f"and {len(self.violations) - len(lines)} more")
+        super().__init__("\n".join(lines))
 
 
 class RegisterError(RuntimeError):
-    """A register access was answered SLVERR or DECERR."""
-
-
-class SimulationTimeout(RuntimeError):
-    """A register access was not answered."""
+    """A register access was answered SLVERR or DECERR, or not at all."""
 
 
 def _signature(library, name, result, *arguments):
@@ -100,9 +99,10 @@ def configure_memory(library, bench, *, backpressure=None, latency=None, **optio
         if name not in MEMORY_OPTIONS:
             raise TypeError(f"memory option must be backpressure, latency or one of "
                             f"{', '.join(MEMORY_OPTIONS)}, not {name!r}")
-        if isinstance(value, bool) != MEMORY_OPTIONS[name].startswith("bool"):
-            kind = "a bool" if MEMORY_OPTIONS[name].startswith("bool") else "an int"
-            raise TypeError(f"{name} must be {kind}, not {value!r}")
+        kind = bool if MEMORY_OPTIONS[name].startswith("bool") else int
+        if not isinstance(value, (kind, np.integer if kind is int else np.bool_)) or (
+                kind is int and isinstance(value, bool)):
+            raise TypeError(f"{name} must be of type {kind.__name__}, not {value!r}")
         least = 1 if name.endswith(("latency", "outstanding")) else 0
         if not least <= int(value) < 2**32:
             raise ValueError(f"{name} must be from {least} to 2**32 - 1, not {value!r}")
@@ -125,26 +125,31 @@ def configure_memory(library, bench, *, backpressure=None, latency=None, **optio
 def testbench_sources(verilog):
     """Return (Verilog files, C++ files, headers) of a testbench around ``verilog``.
 
-    ``verilog`` is the text of the engine, or a path.
+    ``verilog`` is the path of the engine.
     """
-    if not isinstance(verilog, Path):
-        text = verilog
-
-        def build(directory):
-            (directory / "engine.v").write_text(text)
-
-        verilog = build_once({"verilog": text}, build, kind="verilog") / "engine.v"
     hdl = [HERE / "hdl" / name for name in
            ("axi_checker.sv", "axil_checker.sv", "checked_engine.sv", "tb.sv")]
     cpp = [HERE / "cpp" / name for name in ("axi_memory.cpp", "bench.cpp")]
-    return [verilog, *hdl], cpp, [HERE / "cpp" / "axi_memory.h"]
+    return [Path(verilog), *hdl], cpp, [HERE / "cpp" / "axi_memory.h"]
 
 
-@functools.lru_cache(maxsize=8)
-def _emit(config):
-    from ..gen.verilog import emit_verilog  # needs Amaranth
+def engine_verilog(config):
+    """Return the path of the engine's Verilog, emitting it unless its sources have not changed.
 
-    return emit_verilog(config)
+    Emitting takes many seconds; like a compiled simulation, the text is kept by the hash of all
+    that it is made from.
+    """
+    from .. import hw
+    from ..gen import verilog  # needs Amaranth
+
+    sources = sorted([*Path(hw.__file__).parent.rglob("*.py"), Path(verilog.__file__)])
+    facts = {"config": config.as_dict(), "tools": verilog.tool_versions(),
+             "files": file_facts(sources)}
+
+    def build(directory):
+        (directory / "engine.v").write_text(verilog.emit_verilog(config))
+
+    return build_once(facts, build, kind="emitted") / "engine.v"
 
 
 @functools.lru_cache(maxsize=32)
@@ -178,8 +183,8 @@ class Simulation:
         channel ("ar", "r", "aw", "w", "b").
     seed : int
         Of all that is random in the memory; equal seeds give equal runs.
-    verilog : str or pathlib.Path, optional
-        The engine's Verilog, where it is not to be generated from ``config``.
+    verilog : path, optional
+        File of the engine's Verilog, where it is not to be generated from ``config``.
     waves : path, optional
         Writes a VCD file there; a build of its own, and about fifty times slower to run.
     random_reset : bool
@@ -196,7 +201,8 @@ class Simulation:
         self.seed = int(seed)
         self._handle = None
         self._regions = {}
-        sources, cpp, headers = testbench_sources(_emit(config) if verilog is None else verilog)
+        sources, cpp, headers = testbench_sources(
+            engine_verilog(config) if verilog is None else verilog)
         path = build_library(
             sources, "tb", [*cpp, HERE / "cpp" / "harness.cpp"], includes=headers,
             defines={"ENGINE": config.name, "DATA_WIDTH": config.data_width,
@@ -362,8 +368,8 @@ class Simulation:
     def _finish_access(self, what, offset, response):
         self._check()
         if response < 0:
-            raise SimulationTimeout(f"{what} of register {offset:#05x} was not answered within "
-                                    f"{REGISTER_LIMIT} cycles")
+            raise RegisterError(f"{what} of register {offset:#05x} was not answered within "
+                                f"{REGISTER_LIMIT} cycles")
         if response:
             name = next(name for name, code in RESPONSES.items() if code == response)
             raise RegisterError(f"{what} of register {offset:#05x} was answered {name}")

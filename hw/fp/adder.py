@@ -128,6 +128,24 @@ def _pack(rounded, negative, zero, clear, special, nan):
     return {"o": Cat(fraction, exponent, negative)}
 
 
+_STEPS = {
+    "compare": _compare,
+    "exchange": _exchange,
+    "unpack": _unpack,
+    "measure": _measure,
+    "limit": _limit,
+    **{f"align_{n}": partial(_align, n) for n in (16, 8, 4, 2, 1)},
+    "complement": _complement,
+    "add": _add,
+    "examine": _examine,
+    **{f"{name}_{n}": partial(step, n)
+       for n in (16, 8, 4, 2, 1) for name, step in (("seek", _seek), ("normalise", _normalise))},
+    "decide": _decide,
+    "round": _round,
+    "judge": _judge,
+    "pack": _pack,
+}
+
 #: Number of stages -> the steps which a register follows; another one follows the last step.
 _CUTS = {
     1: (),
@@ -153,6 +171,11 @@ class Adder(wiring.Component):
     subtract : bool
         Compute a - b rather than a + b.
 
+    Attributes
+    ----------
+    steps : dict[str, Callable]
+        The datapath, for :func:`pipeline`: the place for a test to plant a fault.
+
     Members
     -------
     a, b : In(32)
@@ -172,6 +195,7 @@ class Adder(wiring.Component):
         if stages not in _CUTS:
             raise ValueError(f"stages must be {min(_CUTS)} to {max(_CUTS)}, not {stages!r}")
         self.stages = stages
+        self.steps = dict(_STEPS)
         self.subtract = bool(subtract)
         super().__init__({"a": In(32), "b": In(32), "pass_a": In(1), "o": Out(32)})
 
@@ -182,23 +206,8 @@ class Adder(wiring.Component):
 
     def elaborate(self, platform):
         """Build the pipeline."""
-        steps = {
-            "compare": _compare,
-            "exchange": _exchange,
-            "unpack": _unpack,
-            "measure": _measure,
-            "limit": _limit,
-            **{f"align_{n}": partial(_align, n) for n in (16, 8, 4, 2, 1)},
-            "complement": _complement,
-            "add": _add,
-            "examine": _examine,
-        }
-        for n in (16, 8, 4, 2, 1):
-            steps[f"seek_{n}"] = partial(_seek, n)
-            steps[f"normalise_{n}"] = partial(_normalise, n)
-        steps |= {"decide": _decide, "round": _round, "judge": _judge, "pack": _pack}
         m = Module()
         b = Cat(self.b[:31], ~self.b[31]) if self.subtract else self.b
         inputs = {"a": self.a, "b": b, "pass_a": self.pass_a}
-        m.d.comb += self.o.eq(pipeline(m, steps, inputs, _CUTS[self.stages])["o"])
+        m.d.comb += self.o.eq(pipeline(m, self.steps, inputs, _CUTS[self.stages])["o"])
         return m

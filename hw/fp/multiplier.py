@@ -126,6 +126,21 @@ def _pack(rounded, negative, infinite, nan):
     return {"o": Cat(fraction, exponent, negative & ~nan)}
 
 
+_STEPS = {
+    "unpack": _unpack,
+    **{f"count_{n}": partial(_count, n) for n in (16, 8, 4, 2, 1)},
+    "measure": _measure,
+    "scale": _scale,
+    "classify": _classify,
+    "multiply": _multiply,
+    "shift_coarse": _shift_coarse,
+    **{f"shift_{n}": partial(_shift, n) for n in (8, 4, 2, 1)},
+    "normalise": _normalise,
+    "decide": _decide,
+    "round": _round,
+    "pack": _pack,
+}
+
 #: Number of stages -> the steps which a register follows; another one follows the last step.
 _CUTS = {
     1: (),
@@ -149,6 +164,11 @@ class Multiplier(wiring.Component):
     stages : int
         Pipeline stages, 1 to 7; ValueError if it is anything else.
 
+    Attributes
+    ----------
+    steps : dict[str, Callable]
+        The datapath, for :func:`pipeline`: the place for a test to plant a fault.
+
     Members
     -------
     a, b : In(32)
@@ -166,6 +186,7 @@ class Multiplier(wiring.Component):
         if stages not in _CUTS:
             raise ValueError(f"stages must be {min(_CUTS)} to {max(_CUTS)}, not {stages!r}")
         self.stages = stages
+        self.steps = dict(_STEPS)
         super().__init__({"a": In(32), "b": In(32), "o": Out(32)})
 
     @property
@@ -175,21 +196,7 @@ class Multiplier(wiring.Component):
 
     def elaborate(self, platform):
         """Build the pipeline."""
-        steps = {
-            "unpack": _unpack,
-            **{f"count_{n}": partial(_count, n) for n in (16, 8, 4, 2, 1)},
-            "measure": _measure,
-            "scale": _scale,
-            "classify": _classify,
-            "multiply": _multiply,
-            "shift_coarse": _shift_coarse,
-            **{f"shift_{n}": partial(_shift, n) for n in (8, 4, 2, 1)},
-            "normalise": _normalise,
-            "decide": _decide,
-            "round": _round,
-            "pack": _pack,
-        }
         m = Module()
         inputs = {"a": self.a, "b": self.b}
-        m.d.comb += self.o.eq(pipeline(m, steps, inputs, _CUTS[self.stages])["o"])
+        m.d.comb += self.o.eq(pipeline(m, self.steps, inputs, _CUTS[self.stages])["o"])
         return m

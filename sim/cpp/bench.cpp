@@ -83,6 +83,16 @@ void tb_tick(void *handle, svBit aresetn,
 
 void *bench_current() { return current_bench(); }
 
+// A memory on its own, for who calls tb_tick() himself.
+void *bench_open(int beat_bytes) {
+  Bench *bench = new Bench;
+  bench->memory.set_beat_bytes(beat_bytes);
+  bench->rdata.assign(beat_bytes, 0);
+  return bench;
+}
+
+void bench_close(void *handle) { delete static_cast<Bench *>(handle); }
+
 int bench_map(void *handle, uint64_t base, uint64_t bytes, void *data, int writable) {
   return static_cast<Bench *>(handle)->memory.map(base, bytes, static_cast<uint8_t *>(data),
                                                   writable);
