@@ -44,7 +44,7 @@ void AxiMemory::add_error_range(uint64_t base, uint64_t last, Response response,
 }
 
 // The region that holds the whole beat at `address`, or nullptr.
-const AxiMemory::Region *AxiMemory::find(uint64_t address, const Region *&hint) {
+const AxiMemory::Region *AxiMemory::find(uint64_t address, const Region *&hint) const {
   uint64_t last = address + (beat_bytes_ - 1);
   if (hint && address >= hint->base && last <= hint->last) return hint;
   auto next = std::upper_bound(regions_.begin(), regions_.end(), address,
@@ -53,6 +53,19 @@ const AxiMemory::Region *AxiMemory::find(uint64_t address, const Region *&hint) 
   const Region &region = *std::prev(next);
   if (last > region.last) return nullptr;
   return hint = &region;
+}
+
+// Calls use(region, first byte in the beat, bytes) for every region that touches the beat.
+template <typename Use>
+void AxiMemory::each_part(uint64_t address, Use use) const {
+  uint64_t last = address + (beat_bytes_ - 1);
+  auto region = std::upper_bound(regions_.begin(), regions_.end(), address,
+                                 [](uint64_t a, const Region &r) { return a < r.base; });
+  if (region != regions_.begin() && std::prev(region)->last >= address) --region;
+  for (; region != regions_.end() && region->base <= last; ++region) {
+    uint64_t from = std::max(address, region->base), to = std::min(last, region->last);
+    use(*region, size_t(from - address), size_t(to - from + 1));
+  }
 }
 
 Response AxiMemory::error_in(uint64_t address, bool write) const {
@@ -70,33 +83,57 @@ Response AxiMemory::read_beat(uint64_t address, int id, uint8_t *data) {
       std::memcpy(data, region->data + (address - region->base), beat_bytes_);
       return OKAY;
     }
-    response = DECERR;
   }
-  ++counters.error_beats;
-  for (size_t i = 0; i < beat_bytes_; i += sizeof POISON) std::memcpy(data + i, &POISON, sizeof POISON);
+  for (size_t i = 0; i < beat_bytes_; i += sizeof POISON)
+    std::memcpy(data + i, &POISON, sizeof POISON);
+  if (response == OKAY) {
+    response = DECERR;
+    each_part(address, [&](const Region &region, size_t first, size_t bytes) {
+      std::memcpy(data + first, region.data + (address + first - region.base), bytes);
+      response = OKAY;
+    });
+  }
+  counters.error_beats += response != OKAY;
   return response;
 }
 
 // `beat` is data, then strobes.
 Response AxiMemory::write_beat(uint64_t address, const uint8_t *beat) {
+  const uint8_t *strobe = beat + beat_bytes_;
+  bool full = !std::memcmp(strobe, full_strobe_.data(), full_strobe_.size());
   Response response = error_ranges_.empty() ? OKAY : error_in(address, true);
   if (response == OKAY) {
     const Region *region = find(address, write_hint_);
-    if (region && region->writable) {
-      uint8_t *data = region->data + (address - region->base);
-      const uint8_t *strobe = beat + beat_bytes_;
-      if (!std::memcmp(strobe, full_strobe_.data(), full_strobe_.size())) {
-        std::memcpy(data, beat, beat_bytes_);
-      } else {
-        for (size_t i = 0; i < beat_bytes_; ++i)
-          if (strobe[i / 8] >> (i % 8) & 1) data[i] = beat[i];
-      }
+    if (full && region && region->writable) {
+      std::memcpy(region->data + (address - region->base), beat, beat_bytes_);
       return OKAY;
     }
-    response = region ? SLVERR : DECERR;
+    response = write_parts(address, beat);
   }
-  ++counters.error_beats;
+  counters.error_beats += response != OKAY;
   return response;
+}
+
+// A write that is not a whole beat of one writable region: all of its bytes, or none.
+Response AxiMemory::write_parts(uint64_t address, const uint8_t *beat) {
+  const uint8_t *strobe = beat + beat_bytes_;
+  auto chosen = [&](size_t i) { return strobe[i / 8] >> (i % 8) & 1; };
+  size_t missing = 0;
+  bool read_only = false;
+  for (size_t i = 0; i < beat_bytes_; ++i) missing += chosen(i);
+  each_part(address, [&](const Region &region, size_t first, size_t bytes) {
+    for (size_t i = first; i < first + bytes; ++i) {
+      missing -= chosen(i);
+      read_only |= chosen(i) && !region.writable;
+    }
+  });
+  if (missing) return DECERR;
+  if (read_only) return SLVERR;
+  each_part(address, [&](const Region &region, size_t first, size_t bytes) {
+    for (size_t i = first; i < first + bytes; ++i)
+      if (chosen(i)) region.data[address + i - region.base] = beat[i];
+  });
+  return OKAY;
 }
 
 void AxiMemory::accept_read(const ManagerPins &manager) {

@@ -22,6 +22,10 @@
 // W data may arrive before its AW: up to `write_ahead` beats are kept until it comes; with 0, WREADY
 // waits for the AW.
 //
+// Regions may have any address and length, so a beat may lie in several, or partly in none. Such a
+// read answers OKAY if any region touches the beat; bytes of none read as those of 0xDEADBEEF. A
+// write needs a writable region for every byte that its strobes select.
+//
 // Errors. A beat outside every region answers DECERR, a write to a read-only region SLVERR, a beat
 // in an error range what that range says. Nothing is written by such a beat, and its read data is
 // 0xDEADBEEF. A write burst answers the worst of its beats; the others are written.
@@ -168,10 +172,13 @@ class AxiMemory {
     std::vector<uint8_t> data, response;
   };
 
-  const Region *find(uint64_t address, const Region *&hint);
+  const Region *find(uint64_t address, const Region *&hint) const;
+  template <typename Use>
+  void each_part(uint64_t address, Use use) const;
   Response error_in(uint64_t address, bool write) const;
   Response read_beat(uint64_t address, int id, uint8_t *data);
   Response write_beat(uint64_t address, const uint8_t *beat);
+  Response write_parts(uint64_t address, const uint8_t *beat);
   int choose_read(uint64_t cycle);
   void accept_read(const ManagerPins &manager);
   void collect_writes();

@@ -250,6 +250,43 @@ def test_unmapped_and_read_only(memory):
     assert m.counters()[8] == 2 + 2 + 1 + 2
 
 
+def test_beats_of_several_regions(memory):
+    m = memory()
+    whole = np.arange(3 * BEAT, dtype=np.uint8)
+    before = whole.copy()
+    poison = np.full(16, 0xDEADBEEF, np.uint32).view(np.uint8)
+    # Bytes 7 to 19, 20 to 99 and 100 to 160 of three beats; the rest is nobody's.
+    for first, last in ((7, 19), (20, 99), (100, 160)):
+        m.map(0x1000 + first, whole[first:last + 1])
+    m.read(0x1000, 3)
+    m.read(0x10C0)
+    m.read(0xFC0)
+    m.finish()
+    assert [r[3] for r in m.log["r"]] == [0, 0, 0, 3, 3]
+    expected = before.copy()
+    expected[:7], expected[161:] = poison[:7], poison[33:]
+    assert b"".join(r[2] for r in m.log["r"][:3]) == expected.tobytes()
+
+    m.write(0x1000, b"\x55" * 2 * BEAT)                 # its first beat has bytes of nobody
+    m.finish()
+    expected = before.copy()
+    expected[BEAT:2 * BEAT] = 0x55
+    np.testing.assert_array_equal(whole, expected)
+    m.write(0x1000, b"\x66" * BEAT, strobe=(2**64 - 2**7).to_bytes(8, "little"))
+    m.finish()
+    expected[7:64] = 0x66
+    np.testing.assert_array_equal(whole, expected)
+    assert [b[2] for b in m.log["b"]] == [3, 0]
+    m.library.bench_unmap(m.bench, 0x1000 + 20)
+    m.map(0x1000 + 20, whole[20:100], writable=False)
+    m.write(0x1040, bytes(BEAT))
+    m.write(0x1040, bytes(BEAT), strobe=(2**64 - 2**36).to_bytes(8, "little"))
+    m.finish()
+    expected[100:128] = 0
+    np.testing.assert_array_equal(whole, expected)
+    assert [b[2] for b in m.log["b"]] == [3, 0, 2, 0]
+
+
 @pytest.mark.parametrize("response", [2, 3])
 @pytest.mark.parametrize(("read", "write"), [(1, 0), (0, 1), (1, 1)])
 def test_error_ranges(memory, response, read, write):
