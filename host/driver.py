@@ -104,14 +104,15 @@ class EngineError(RuntimeError):
         The performance counters when it stopped.
     """
 
-    def __init__(self, code, descriptor, position, value, limit, counters):
+    def __init__(self, code, descriptor, position, value, limit, counters, fields):
         self.code = code
         self.descriptor = descriptor
         self.position = position
         self.value = value
         self.limit = limit
         self.counters = counters
-        super().__init__(f"descriptor {descriptor}: {_explain(code, position, value, limit)}")
+        super().__init__(f"descriptor {descriptor}: "
+                         f"{_explain(code, position, value, limit, fields)}")
 
 
 class EngineTimeout(TimeoutError):
@@ -132,14 +133,16 @@ class EngineTimeout(TimeoutError):
         super().__init__(f"engine did not finish within {cycles} cycles ({facts})")
 
 
-def _explain(code, position, value, limit):
-    """Return an error record as a sentence."""
+def _explain(code, position, value, limit, fields):
+    """Return an error record as a sentence; ``fields`` are the values of the descriptor."""
     def reader(number):
         names = {int(member): member.name for member in Reader}
         return f"reader {names.get(number, number)}"
 
     if code == ErrorCode.DESCRIPTOR:
-        names = [item.name for item in FIELDS if item.lsb // 8 == position]
+        # Several fields may share a word; those that do not hold the value are not meant.
+        names = [item.name for item in FIELDS
+                 if item.lsb // 32 == position // 4 and fields.get(item.name, 0) == value]
         return (f"field {' or '.join(names) or '?'} (byte 0x{position:02x}) is {value:#x}, "
                 f"limit {limit:#x}")
     if code == ErrorCode.INDEX_RANGE:
@@ -393,9 +396,13 @@ class EngineDevice(Device):
                 mapped.append(address)
             self._program_windows(memory.regions, reads_targets)
             self._run(descriptors, timeout)
-        except BaseException:
+        except BaseException as error:
             # The engine may still be at work on these arrays: stop it before they go.
-            self.reset()
+            try:
+                self.reset()
+            except Exception as failure:
+                self._broken = self._broken or str(failure)
+                error.add_note(f"The engine could not be reset after this: {failure}")
             raise
         finally:
             if self._broken is None:
@@ -563,7 +570,7 @@ class EngineDevice(Device):
                 raise self._timeout(timeout)
             cause = self._read("irq_status")
             if cause["error"]:
-                raise self._error(done, first)
+                raise self._error(done, first, descriptors)
             self._write("irq_status", done=1)
             self._wait_idle(timeout)
             done += len(piece)
@@ -583,8 +590,11 @@ class EngineDevice(Device):
             "ring_head": self._read_value("ring_head"), "ring_tail": self._tail}
         return EngineTimeout(cycles, status, self.counters())
 
-    def _error(self, done, first):
-        """Return the error record as an exception."""
+    def _error(self, done, first, descriptors):
+        """Return the error record as an exception.
+
+        ``done`` descriptors were completed before those that start in slot ``first``.
+        """
         number = self._read_value("error_code")
         code = ErrorCode(number) if number in ErrorCode._value2member_map_ else number
         slot = self._read_value("error_descriptor")
@@ -592,8 +602,9 @@ class EngineDevice(Device):
         if code in _SIGNED:
             value, limit = (word - (word >> 63 << 64) for word in (value, limit))
         descriptor = done + (slot - first) % self._ring.shape[0]
+        fields = descriptors[descriptor] if descriptor < len(descriptors) else {}
         return EngineError(code, descriptor, self._read_value("error_position"), value, limit,
-                           self.counters())
+                           self.counters(), fields)
 
     def reset(self):
         """Stop the engine, let every transfer in flight finish, and make it ready again.
