@@ -116,7 +116,7 @@ class _Backend:
         return result, seconds
 
 
-def open_backends(names, config, *, latency=64, seed=0):
+def open_backends(names, config, *, latency=64, seed=0, verilog=None):
     """Open what can be opened of ``names``.
 
     Returns
@@ -141,7 +141,7 @@ def open_backends(names, config, *, latency=64, seed=0):
         raise ValueError(f"backends must be named once each, not {','.join(names)!r}")
     opened = []
     for name in names:
-        options = {"latency": latency, "seed": seed} if name == "sim" else {}
+        options = {"latency": latency, "seed": seed, "verilog": verilog} if name == "sim" else {}
         try:
             device = open_peer(name) if name in ("torch", "fbgemm") \
                 else api.open(name, config=config, **options)

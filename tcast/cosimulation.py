@@ -17,7 +17,8 @@ from .hw import registers
 from .hw.descriptor import unpack
 from .sim.simulation import Simulation
 
-__all__ = ["CAUSES", "OPERATIONS", "Comparison", "Operation", "limit_of", "open_comparison", "step"]
+__all__ = ["CAUSES", "OPERATIONS", "CheckedDevice", "Comparison", "Operation", "limit_of",
+           "open_comparison", "step"]
 
 #: How an engine can fail at what the golden model can do: the driver's EngineError and
 #: EngineTimeout, the checkers' ProtocolError, a reset that does not end.
@@ -185,6 +186,53 @@ class Comparison:
         except MismatchError as error:
             operation.mismatches.append(str(error))
         return expected
+
+
+class CheckedDevice:
+    """The engine as a device for training: what does not equal golden to the bit is an exception.
+
+    Only what :func:`tcast.training.train` needs. Casting is done on the host.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The devices.
+
+    Attributes
+    ----------
+    operations : dict of str to Operation
+        ``forward`` and ``fused backward``, summed over the calls.
+    """
+
+    def __init__(self, comparison):
+        self.comparison = comparison
+        self.operations = {name: Operation(name) for name in ("forward", "fused backward")}
+
+    def _run(self, name, what, function, weight=None):
+        operation = self.operations[name]
+        result = self.comparison.run(operation, f"{name}, {what}", function, weight)
+        if operation.mismatches:
+            raise MismatchError(operation.mismatches[-1])
+        return result
+
+    def embedding_bag(self, weight, indices, offsets):
+        """Return the pooled rows, float32 [B, D]."""
+        return self._run("forward", "out",
+                         lambda device, _: device.embedding_bag(weight, indices, offsets))
+
+    def cast(self, indices, offsets, num_rows):
+        """Return the Casting of a batch."""
+        return self.comparison.golden.cast(indices, offsets, num_rows)
+
+    def backward_update(self, weight, grad_out, casting, optimizer):
+        """Update ``weight`` in place."""
+        weight[...] = self._run(
+            "fused backward", "weight",
+            lambda device, own: device.backward_update(own, grad_out, casting, optimizer), weight)
+
+    def counters(self):
+        """Return the engine's counters of the last call."""
+        return self.comparison.engine.counters()
 
 
 def open_comparison(config, *, latency=64, backpressure=0.0, seed=0, placement="aligned",

@@ -55,8 +55,11 @@ def register(app):
 
 def compare_backends(*, workload="real", backends=DEFAULT_BACKENDS, data=None, batch=64,
                      scale=0.002, distribution="powerlaw", exponent=1.05, preset="tiny64",
-                     latency=64, repeats=7, seed=0):
-    """Return the report that ``tcast compare --json`` prints, as a dict of JSON types."""
+                     latency=64, repeats=7, seed=0, verilog=None):
+    """Return the report that ``tcast compare --json`` prints, as a dict of JSON types.
+
+    ``verilog`` is the path of the simulated engine's Verilog where it has been emitted already.
+    """
     from ..comparison import compare, open_backends
     from ..workloads import inputs
 
@@ -71,7 +74,7 @@ def compare_backends(*, workload="real", backends=DEFAULT_BACKENDS, data=None, b
                 raise ValueError(f"repeats must be at least 1, not {repeats!r}")
             if not names:
                 raise ValueError(f"backends must name at least one, not {backends!r}")
-            opened = open_backends(names, config, latency=latency, seed=seed)
+            opened = open_backends(names, config, latency=latency, seed=seed, verilog=verilog)
         bar.remove_task(opening)
         runs = sum(1 if name == "sim" else repeats for name, device, _ in opened if device)
         task = bar.add_task(workload, total=step_inputs.count * runs)
