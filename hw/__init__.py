@@ -1,1 +1,1 @@
-"""Hardware: Amaranth components and the one definition of configuration, registers and descriptors."""
+"""Hardware: Amaranth components; the one definition of configuration, registers, descriptors."""

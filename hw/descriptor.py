@@ -33,30 +33,41 @@ def _field(name, byte, width, doc, lsb=0, enum=None):
 
 
 FIELDS = (
-    _field("index_kind", 0x00, 2, "Gather indices: which source row each lookup reads.", 0, ElementKind),
+    _field("index_kind", 0x00, 2,
+           "Gather indices: which source row each lookup reads.", 0, ElementKind),
     _field("segment_kind", 0x00, 2,
            "Segments: SEQUENTIAL makes each lookup its own segment, else the width of `offsets`.",
            2, ElementKind),
-    _field("target_kind", 0x00, 2, "Target rows: SEQUENTIAL writes row s for segment s.", 4, ElementKind),
+    _field("target_kind", 0x00, 2,
+           "Target rows: SEQUENTIAL writes row s for segment s.", 4, ElementKind),
     _field("sink", 0x00, 2, "What happens to each reduced row.", 6, Sink),
-    _field("weighted", 0x00, 1, "Multiply each gathered row by weights[i] first. Must be 0 in this version.", 8),
-    _field("scaled", 0x00, 1, "Multiply each reduced row by scales[s]. Must be 0 in this version.", 9),
+    _field("weighted", 0x00, 1,
+           "Multiply each gathered row by weights[i] first. Must be 0 in this version.", 8),
+    _field("scaled", 0x00, 1,
+           "Multiply each reduced row by scales[s]. Must be 0 in this version.", 9),
     _field("relaxed", 0x00, 1,
-           "Start while earlier descriptors are still writing. Without it the descriptor sees every "
+           "Start while earlier descriptors are still writing. Without it the descriptor sees "
+           "every "
            "memory effect of those before it in the ring.", 16),
-    _field("interrupt", 0x00, 1, "Raise the `done` interrupt when this descriptor has completed.", 17),
-    _field("dim", 0x04, 16, "Row length in binary32 elements; a multiple of the lanes, 1 beat to dim_max."),
+    _field("interrupt", 0x00, 1,
+           "Raise the `done` interrupt when this descriptor has completed.", 17),
+    _field("dim", 0x04, 16,
+           "Row length in binary32 elements; a multiple of the lanes, 1 beat to dim_max."),
     _field("n_lookups", 0x08, 32, "Number of gathered rows N."),
-    _field("n_segments", 0x0C, 32, "Number of segments S; equals n_lookups where segment_kind is SEQUENTIAL."),
+    _field("n_segments", 0x0C, 32,
+           "Number of segments S; equals n_lookups where segment_kind is SEQUENTIAL."),
     _field("src_base", 0x10, 64, "Address of source row 0; a multiple of the beat."),
-    _field("src_stride", 0x18, 32, "Bytes from one source row to the next; a multiple of the beat, at least a row, below 65,536 beats."),
+    _field("src_stride", 0x18, 32,
+           "Bytes from one source row to the next; a multiple of the beat, at least a row, "
+           "below 65,536 beats."),
     _field("src_rows", 0x1C, 32, "Number of source rows; every gather index must be below it."),
     _field("dst_base", 0x20, 64, "Address of target row 0; a multiple of the beat."),
     _field("dst_stride", 0x28, 32, "Bytes from one target row to the next; as src_stride."),
     _field("dst_rows", 0x2C, 32, "Number of target rows; every target must be below it."),
     _field("index_base", 0x30, 64, "Address of indices[n_lookups]; a multiple of the element."),
     _field("offset_base", 0x38, 64,
-           "Address of offsets[n_segments + 1]; a multiple of the element. offsets[0] is 0, they do "
+           "Address of offsets[n_segments + 1]; a multiple of the element. offsets[0] is 0, "
+           "they do "
            "not decrease, and the last is at most n_lookups; lookups behind it are ignored."),
     _field("target_base", 0x40, 64,
            "Address of targets[n_segments]; a multiple of the element. For SGD they must strictly "

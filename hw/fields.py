@@ -7,11 +7,16 @@ __all__ = ["Access", "Field", "enum_doc"]
 
 
 class Access:
-    """How the bus may use a register: read, read-write, write-one-to-clear, write-pulse."""
+    """How the bus may use a register.
+
+    R is read only; RW read-write; W1C write one to clear; W1S write one to set, cleared by the
+    hardware reset alone; PULSE starts something when one is written and reads as 0.
+    """
 
     R = "R"
     RW = "RW"
     W1C = "W1C"
+    W1S = "W1S"
     PULSE = "W"
 
 
@@ -35,6 +40,9 @@ class Field:
         For registers: one of Access.
     reset : int
         For registers: value after reset.
+    fixed : int
+        For registers: mask, inside the field, of the bits that keep their reset value whatever is
+        written.
     """
 
     name: str
@@ -44,6 +52,7 @@ class Field:
     enum: type[IntEnum] | None = field(default=None)
     access: str = Access.R
     reset: int = 0
+    fixed: int = 0
 
     @property
     def mask(self):

@@ -2,6 +2,17 @@
 
 The register bank, the driver, the C header and the reference in docs/ are generated from it.
 All registers are 32 bits wide; 64-bit facts stand in two of them, low half first.
+
+Rules that hold for every register:
+
+- An access to an address without a register, and a write to a register that is only read, is
+  answered with SLVERR and changes nothing; so is a write to a window once window_lock is 1.
+- Write strobes are honoured: a byte lane that is not strobed keeps its bits, sets no interrupt
+  cause to 0 and starts nothing.
+- Bits without a field read as 0, and writes to them are ignored. The two lowest address bits are
+  ignored.
+- Fixed bits ignore what is written, for reading and for the engine: the low 7 bits of ring_base and
+  the low 12 bits of a window's base are always 0, the low 12 bits of a window's limit always 1.
 """
 
 from dataclasses import dataclass
@@ -9,8 +20,8 @@ from enum import IntEnum
 
 from .fields import Access, Field
 
-__all__ = ["ADDRESS_WIDTH", "COUNTERS", "ID_VALUE", "N_WINDOWS", "REGISTERS", "VERSION", "ErrorCode",
-           "Reader", "Register", "by_name"]
+__all__ = ["ADDRESS_WIDTH", "COUNTERS", "ERROR_DOC", "ID_VALUE", "N_WINDOWS", "REGISTERS",
+           "VERSION", "ErrorCode", "ErrorDoc", "Reader", "Register", "by_name", "constant_values"]
 
 ADDRESS_WIDTH = 12
 ID_VALUE = int.from_bytes(b"TCST", "little")
@@ -19,20 +30,20 @@ N_WINDOWS = 4
 
 
 class ErrorCode(IntEnum):
-    """What stopped the engine, with what the record's position, value and limit then hold."""
+    """What stopped the engine; ERROR_DOC says what the rest of the record then holds."""
 
     NONE = 0
-    DESCRIPTOR = 1      # position: byte offset of the bad field; value: the field; limit: its limit or 0
-    INDEX_RANGE = 2     # position: lookup; value: the index (sign-extended); limit: src_rows
-    TARGET_RANGE = 3    # position: segment; value: the target; limit: dst_rows
-    TARGET_ORDER = 4    # position: segment; value: the target; limit: the target before it
-    OFFSET_FIRST = 5    # position: 0; value: offsets[0]; limit: 0
-    OFFSET_ORDER = 6    # position: s where offsets[s] < offsets[s-1]; value: offsets[s]; limit: offsets[s-1]
-    OFFSET_RANGE = 7    # position: s where offsets[s] > n_lookups; value: offsets[s]; limit: n_lookups
-    WINDOW_READ = 8     # position: element or row; value: address; limit: the reader (enum Reader)
-    WINDOW_WRITE = 9    # position: segment; value: address; limit: 0
-    READ_RESPONSE = 10  # position: beats this reader had received; value: RRESP; limit: the reader
-    WRITE_RESPONSE = 11 # position: bursts answered so far; value: BRESP; limit: 0
+    DESCRIPTOR = 1
+    INDEX_RANGE = 2
+    TARGET_RANGE = 3
+    TARGET_ORDER = 4
+    OFFSET_FIRST = 5
+    OFFSET_ORDER = 6
+    OFFSET_RANGE = 7
+    WINDOW_READ = 8
+    WINDOW_WRITE = 9
+    READ_RESPONSE = 10
+    WRITE_RESPONSE = 11
 
 
 class Reader(IntEnum):
@@ -44,6 +55,52 @@ class Reader(IntEnum):
     TARGET = 3
     OLD_ROW = 4
     ROW = 5
+
+
+@dataclass(frozen=True)
+class ErrorDoc:
+    """What happened, and what error_position, error_value and error_limit hold then."""
+
+    what: str
+    position: str
+    value: str
+    limit: str
+
+
+ERROR_DOC = {
+    ErrorCode.NONE: ErrorDoc("No error.", "0", "0", "0"),
+    ErrorCode.DESCRIPTOR: ErrorDoc(
+        "A descriptor field is not allowed.", "byte offset of the field", "the field",
+        "its limit, or 0 where it has none"),
+    ErrorCode.INDEX_RANGE: ErrorDoc(
+        "A gather index is outside the source rows.", "number of the lookup",
+        "the index, sign-extended", "src_rows"),
+    ErrorCode.TARGET_RANGE: ErrorDoc(
+        "A target is outside the destination rows.", "number of the segment",
+        "the target, sign-extended", "dst_rows"),
+    ErrorCode.TARGET_ORDER: ErrorDoc(
+        "The targets of an SGD descriptor do not strictly increase.", "number of the segment",
+        "the target", "the target before it"),
+    ErrorCode.OFFSET_FIRST: ErrorDoc(
+        "The first offset is not 0.", "0", "offsets[0]", "0"),
+    ErrorCode.OFFSET_ORDER: ErrorDoc(
+        "An offset is smaller than the one before it.", "s, where offsets[s] < offsets[s-1]",
+        "offsets[s]", "offsets[s-1]"),
+    ErrorCode.OFFSET_RANGE: ErrorDoc(
+        "An offset is larger than the number of lookups.", "s, where offsets[s] > n_lookups",
+        "offsets[s]", "n_lookups"),
+    ErrorCode.WINDOW_READ: ErrorDoc(
+        "A read would leave the windows that allow reading; it was not issued.",
+        "number of the element or row", "the address", "the reader (enum Reader)"),
+    ErrorCode.WINDOW_WRITE: ErrorDoc(
+        "A write would leave the windows that allow writing; it was not issued.",
+        "number of the segment", "the address", "0"),
+    ErrorCode.READ_RESPONSE: ErrorDoc(
+        "The memory answered a read with an error.", "beats that this reader had received",
+        "RRESP", "the reader (enum Reader)"),
+    ErrorCode.WRITE_RESPONSE: ErrorDoc(
+        "The memory answered a write with an error.", "bursts answered so far", "BRESP", "0"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,12 +118,13 @@ class Register:
         return sum(field.reset << field.lsb for field in self.fields)
 
 
-def _word(name, offset, doc, access=Access.R, reset=0, enum=None, width=32):
-    return Register(name, offset, doc, (Field("value", 0, width, doc, enum, access, reset),))
+def _word(name, offset, doc, access=Access.R, reset=0, enum=None, width=32, fixed=0):
+    return Register(name, offset, doc,
+                    (Field("value", 0, width, doc, enum, access, reset, fixed),))
 
 
-def _pair(name, offset, doc, access=Access.R):
-    return (_word(f"{name}_lo", offset, f"{doc} Low half.", access),
+def _pair(name, offset, doc, access=Access.R, reset=0, fixed=0):
+    return (_word(f"{name}_lo", offset, f"{doc} Low half.", access, reset, fixed=fixed),
             _word(f"{name}_hi", offset + 4, f"{doc} High half.", access))
 
 
@@ -77,10 +135,12 @@ COUNTERS = (
     ("read_useful", "Cycles of `cycles` with an R beat transferred."),
     ("read_memory", "No R beat, but read bursts are outstanding: waiting for the memory."),
     ("read_address", "None outstanding, an AR is valid and not accepted."),
-    ("read_credit", "None outstanding, a reader has a burst but no room for its data: the reducer or the writer holds it up."),
+    ("read_credit", "None outstanding, a reader has a burst but no room for its data: the reducer "
+                    "or the writer holds it up."),
     ("read_index", "None outstanding, segments are waiting for lookups, and no index has arrived."),
     ("read_offset", "None outstanding, lookups are waiting for their segment's offsets."),
-    ("read_drain", "None outstanding, every read of the descriptors in work is done: writes are finishing."),
+    ("read_drain", "None outstanding, every read of the descriptors in work is done: writes are "
+                   "finishing."),
     ("read_overhead", "All the rest: descriptor fetch and decode, pipeline fill."),
     ("r_beats", "R beats transferred, all readers."),
     ("row_beats", "R beats of gathered rows."),
@@ -90,21 +150,30 @@ COUNTERS = (
     ("write_bursts", "AW transfers."),
     ("rows", "Lookups issued."),
     ("segments", "Segments completed by the reducer."),
-    ("steady_cycles", "Cycles from the first beat of a gathered row to the last R or W beat, both counted."),
+    ("steady_cycles", "Cycles from the first beat of a gathered row to the last R or W beat, both "
+                      "counted."),
     ("descriptors", "Descriptors completed."),
 )
 
 _RW = Access.RW
+_PAGE_MASK = 0xFFF
+
+
+def _irq(name, offset, doc, access):
+    return Register(name, offset, doc, (
+        Field("done", 0, 1, "A descriptor with its interrupt bit completed.", access=access),
+        Field("error", 1, 1, "The engine stopped with an error.", access=access)))
 
 
 def _registers():
     yield _word("id", 0x000, "Identity: the characters `TCST`.", reset=ID_VALUE)
     yield Register("version", 0x004, "Version of the register map and descriptor layout.", (
-        Field("patch", 0, 8, "Patch.", reset=VERSION[2]), Field("minor", 8, 8, "Minor.", reset=VERSION[1]),
+        Field("patch", 0, 8, "Patch.", reset=VERSION[2]),
+        Field("minor", 8, 8, "Minor.", reset=VERSION[1]),
         Field("major", 16, 8, "Major.", reset=VERSION[0])))
     yield _word("config_hash", 0x008, "Hash of the configuration the engine was generated from.")
     yield Register("capability", 0x00C, "What this engine can do.", (
-        Field("lanes", 0, 8, "binary32 lanes; a beat is 4 × lanes bytes."),
+        Field("lanes", 0, 8, "binary32 lanes; a beat has four bytes for each."),
         Field("dim_max", 8, 12, "Largest row in elements."),
         Field("windows", 20, 4, "Number of address windows.", reset=N_WINDOWS)))
     yield Register("feature", 0x010, "Optional features.", (
@@ -117,35 +186,48 @@ def _registers():
         Field("enable", 0, 1, "Fetch descriptors while head and tail differ.", access=_RW),
         Field("soft_reset", 1, 1,
               "Stop issuing, let every transfer in flight finish, then reset everything but this "
-              "bank. Clears enable, ring_head, ring_tail and the error record.", access=Access.PULSE),
+              "bank. Clears enable, ring_head, ring_tail and the error record.",
+              access=Access.PULSE),
         Field("clear_counters", 2, 1, "Set every counter to 0.", access=Access.PULSE)))
     yield Register("status", 0x024, "Status.", (
         Field("busy", 0, 1, "A descriptor is in work, or transfers are in flight."),
-        Field("error", 1, 1, "Stopped by an error; the record holds the first. Only a soft reset leaves this state."),
+        Field("error", 1, 1, "Stopped by an error; the record holds the first. Only a soft reset "
+                             "leaves this state."),
         Field("resetting", 2, 1, "A soft reset waits for transfers in flight.")))
-    for name, offset, access in (("irq_status", 0x028, Access.W1C), ("irq_enable", 0x02C, _RW)):
-        yield Register(name, offset, {"irq_status": "Interrupt causes; the irq output is the OR of those enabled.",
-                                      "irq_enable": "Which causes raise irq."}[name], (
-            Field("done", 0, 1, "A descriptor with its interrupt bit completed.", access=access),
-            Field("error", 1, 1, "The engine stopped with an error.", access=access)))
-    yield from _pair("ring_base", 0x030, "Address of the descriptor ring, a multiple of 128 bytes.", _RW)
-    yield _word("ring_size_log2", 0x038, "Log2 of the ring's descriptors, 0 to 15.", _RW, width=4)
-    yield _word("ring_tail", 0x03C, "Slot behind the last descriptor handed over. Writing it hands over.", _RW, width=16)
+    yield _irq("irq_status", 0x028,
+               "Interrupt causes; the irq output is the OR of those enabled. A cause that arrives "
+               "while it is being cleared stays set.", Access.W1C)
+    yield _irq("irq_enable", 0x02C, "Which causes raise irq.", _RW)
+    yield from _pair("ring_base", 0x030, "Address of the descriptor ring, a multiple of 128 bytes.",
+                     _RW, fixed=0x7F)
+    yield _word("ring_size_log2", 0x038, "Log2 of the ring's descriptors, 0 to 15.", _RW,
+                width=4)
+    yield _word("ring_tail", 0x03C,
+                "Slot behind the last descriptor handed over. Writing it hands over.", _RW,
+                width=16)
     yield _word("ring_head", 0x040, "Slot of the oldest descriptor not completed.", width=16)
     yield _word("error_code", 0x050, "What stopped the engine.", enum=ErrorCode, width=8)
     yield _word("error_descriptor", 0x054, "Ring slot of the descriptor at fault.", width=16)
     yield _word("error_position", 0x058, "Where in it; the unit depends on the code.")
     yield from _pair("error_value", 0x060, "The value at fault.")
     yield from _pair("error_limit", 0x068, "The limit that it broke.")
-    yield _word("window_lock", 0x07C, "Write 1 to make the windows read-only until the next hardware reset.", _RW, width=1)
+    yield _word("window_lock", 0x07C,
+                "Write 1 to make the windows read-only until the next hardware reset.",
+                Access.W1S, width=1)
     for n in range(N_WINDOWS):
         base = 0x080 + 0x20 * n
-        yield from _pair(f"window{n}_base", base, f"Window {n}: first byte, a multiple of 4 KiB.", _RW)
-        yield from _pair(f"window{n}_limit", base + 8, f"Window {n}: last byte, one less than a multiple of 4 KiB.", _RW)
-        yield Register(f"window{n}_access", base + 16, f"Window {n}: what it allows; 0 closes it.", (
-            Field("read", 0, 1, "Reads allowed.", access=_RW), Field("write", 1, 1, "Writes allowed.", access=_RW)))
+        yield from _pair(f"window{n}_base", base, f"Window {n}: first byte, a multiple of 4 KiB.",
+                         _RW, fixed=_PAGE_MASK)
+        yield from _pair(f"window{n}_limit", base + 8,
+                         f"Window {n}: last byte, one less than a multiple of 4 KiB.", _RW,
+                         reset=_PAGE_MASK, fixed=_PAGE_MASK)
+        yield Register(f"window{n}_access", base + 16,
+                       f"Window {n}: what it allows; 0 closes it.", (
+                           Field("read", 0, 1, "Reads allowed.", access=_RW),
+                           Field("write", 1, 1, "Writes allowed.", access=_RW)))
     for n, (name, doc) in enumerate(COUNTERS):
-        yield from _pair(f"counter_{name}", 0x200 + 8 * n, doc + " 64 bits; read while the engine is idle.")
+        yield from _pair(f"counter_{name}", 0x200 + 8 * n,
+                         f"{doc} 64 bits; read while the engine is idle.")
 
 
 REGISTERS = tuple(_registers())
@@ -154,3 +236,23 @@ REGISTERS = tuple(_registers())
 def by_name():
     """Return the registers as a dict of name to Register."""
     return {register.name: register for register in REGISTERS}
+
+
+def constant_values(config):
+    """Return the registers that say what the engine is, as a dict of name to 32-bit value.
+
+    These never change in a given engine: they follow from the map and the configuration.
+
+    Parameters
+    ----------
+    config : EngineConfig
+        What the engine is generated from.
+    """
+    registers = by_name()
+    values = {name: registers[name].reset for name in ("id", "version", "capability", "feature")}
+    for field in registers["capability"].fields:
+        if field.name == "lanes":
+            values["capability"] |= config.derived.lanes << field.lsb
+        elif field.name == "dim_max":
+            values["capability"] |= config.dim_max << field.lsb
+    return {**values, "config_hash": config.hash}

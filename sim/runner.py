@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["BuildError", "Toolchain", "build_directory", "build_library", "build_once",
-           "find_tools"]
+           "file_facts", "find_tools"]
 
 #: The oldest Verilator that cocotb 2.1 supports.
 VERILATOR_MIN = (5, 36)

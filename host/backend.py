@@ -1,0 +1,262 @@
+"""The device API: one base class with the signatures and the checks, one hook per operation.
+
+Every backend (golden, cpu, cupy, and the driver of an engine) derives from :class:`Device`. The
+public methods live here alone, so that signatures, documentation and error messages are the same
+everywhere; a backend fills in the hooks, which get checked arguments.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from . import validation
+
+__all__ = ["BackendUnavailable", "Device"]
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend cannot run here; the message says why (a missing package, no GPU, …)."""
+
+
+class Device(ABC):
+    """Embedding-table training: what every backend of ``tcast.open`` can do.
+
+    Arrays are NumPy arrays (the cupy backend takes CuPy arrays as well). B is the number of bags,
+    N of lookups, U of distinct rows looked up, R of table rows, D of columns. Indices, offsets and
+    rows are int32 or int64; all else is float32. Results are new arrays, the same bits on every
+    backend, except that the payload of a NaN may differ.
+
+    Every argument is checked before anything is changed: TypeError where the kind of a thing is
+    wrong, ValueError where its value is, with the argument, the value and the limit in the
+    message. Lookups behind the last offset belong to no bag and are ignored, unread.
+
+    A device is a context manager; leaving it closes it.
+    """
+
+    #: Name of the backend, as ``tcast.open`` takes it.
+    name = "abstract"
+    _closed = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def close(self):
+        """Release what the device holds. Calling it again changes nothing."""
+        self._closed = True
+
+    def counters(self):
+        """Return the performance counters of the last call, a dict of name to int.
+
+        Empty on a backend that counts nothing.
+        """
+        return {}
+
+    # the layer's forward pass
+
+    def embedding_bag(self, weight, indices, offsets, per_sample_weights=None, mode="sum"):
+        """Return the sum of the rows of each bag, float32 [B, D].
+
+        Parameters
+        ----------
+        weight : float32 [R, D]
+            The table.
+        indices : int32 or int64 [N]
+            Rows looked up, each in [0, R).
+        offsets : int32 or int64 [B + 1]
+            Bag b holds lookups ``offsets[b]`` to ``offsets[b + 1] - 1``; starts with 0.
+        per_sample_weights : float32 [N] or None
+            Multiplied into each row before the sum; only with mode "sum".
+        mode : str
+            "sum", or "mean" (an empty bag gives 0).
+        """
+        xp = self._xp(weight)
+        validation.matrix("weight", weight, xp=xp)
+        indices, offsets, weights = self._lookups(
+            indices, offsets, per_sample_weights, mode, weight.shape[0], "rows of weight", xp)
+        return self._embedding_bag(weight, indices, offsets, weights, mode)
+
+    def gather(self, weight, indices):
+        """Return the rows looked up, float32 [N, D], unpooled: ``out[i] = weight[indices[i]]``."""
+        xp = self._xp(weight)
+        validation.matrix("weight", weight, xp=xp)
+        validation.index_array("indices", indices, weight.shape[0], "rows of weight", xp=xp)
+        return self._gather(weight, indices)
+
+    # tensor casting and what it makes of the backward pass
+
+    def cast(self, indices, offsets, num_rows, per_sample_weights=None):
+        """Return the Casting of a batch: its lookups sorted by row, for the backward pass.
+
+        It depends on the indices alone, so it can be made while the forward pass runs.
+        """
+        xp = self._xp(indices)
+        num_rows = validation.scalar_count("num_rows", num_rows)
+        indices, offsets, weights = self._lookups(
+            indices, offsets, per_sample_weights, "sum", num_rows, "num_rows", xp)
+        return self._cast(indices, offsets, num_rows, weights)
+
+    def casted_gather_reduce(self, grad_out, casting):
+        """Return the coalesced gradient, float32 [U, D]: row u belongs to ``casting.rows[u]``.
+
+        Parameters
+        ----------
+        grad_out : float32 [B, D]
+            Gradient of the pooled rows.
+        casting : Casting
+            What :meth:`cast` returned for the batch.
+        """
+        xp = self._xp(grad_out)
+        validation.matrix("grad_out", grad_out, xp=xp)
+        validation.casting_fields(casting, n_bags=grad_out.shape[0],
+                                  bags_of="rows of grad_out", xp=xp)
+        return self._casted_gather_reduce(grad_out, casting)
+
+    def scatter_update(self, weight, rows, grads, optimizer):
+        """Update ``weight[rows[u]]`` with gradient ``grads[u]``, in place.
+
+        Parameters
+        ----------
+        weight : float32 [R, D]
+            The table; each row contiguous, rows may be further apart than a row.
+        rows : int32 or int64 [U]
+            Rows to update, strictly increasing.
+        grads : float32 [U, D]
+            Their gradients.
+        optimizer : SGD
+            The update rule.
+        """
+        xp = self._xp(weight)
+        self._updated(weight, optimizer, xp)
+        validation.row_array("rows", rows, weight.shape[0], "rows of weight", increasing=True,
+                             xp=xp)
+        validation.matrix("grads", grads, rows=rows.size, rows_of="as many as rows",
+                          dim=weight.shape[1], dim_of="as weight", xp=xp)
+        validation.disjoint("weight", weight, {"grads": grads, "rows": rows}, xp)
+        self._scatter_update(weight, rows, grads, optimizer)
+
+    def backward_update(self, weight, grad_out, casting, optimizer):
+        """Update every row that was looked up with its coalesced gradient, in place and fused.
+
+        The same bits as :meth:`casted_gather_reduce` and :meth:`scatter_update`, without the
+        coalesced gradient in memory.
+        """
+        xp = self._xp(weight)
+        self._updated(weight, optimizer, xp)
+        validation.matrix("grad_out", grad_out, dim=weight.shape[1], dim_of="as weight", xp=xp)
+        validation.casting_fields(
+            casting, n_bags=grad_out.shape[0], bags_of="rows of grad_out",
+            n_rows=weight.shape[0], rows_of="rows of weight", xp=xp)
+        validation.disjoint("weight", weight, {"grad_out": grad_out}, xp)
+        self._backward_update(weight, grad_out, casting, optimizer)
+
+    # the baseline that tensor casting replaces, for comparison
+
+    def expand(self, grad_out, offsets):
+        """Return one row of ``grad_out`` per lookup, float32 [N, D]: the baseline's first step."""
+        xp = self._xp(grad_out)
+        validation.matrix("grad_out", grad_out, xp=xp)
+        validation.offset_array("offsets", offsets, np.iinfo(np.int64).max, "lookups", xp)
+        validation.matrix("grad_out", grad_out, rows=offsets.size - 1,
+                          rows_of="one less than offsets", xp=xp)
+        return self._expand(grad_out, offsets)
+
+    def coalesce(self, expanded, casting):
+        """Return the coalesced gradient, float32 [U, D], of expanded rows: the second step.
+
+        Parameters
+        ----------
+        expanded : float32 [N, D]
+            What :meth:`expand` returned.
+        casting : Casting
+            What :meth:`cast` returned for the batch.
+        """
+        xp = self._xp(expanded)
+        validation.matrix("expanded", expanded, xp=xp)
+        validation.casting_fields(casting, n_expanded=expanded.shape[0], xp=xp)
+        return self._coalesce(expanded, casting)
+
+    def scatter(self, dst, rows, values):
+        """Write ``values[u]`` to ``dst[rows[u]]``, in place; of equal rows the last one stays.
+
+        Parameters
+        ----------
+        dst : float32 [R, D]
+            Target; each row contiguous, rows may be further apart than a row.
+        rows : int32 or int64 [U]
+            Target rows, in any order.
+        values : float32 [U, D]
+            What is written there, bit for bit.
+        """
+        xp = self._xp(dst)
+        validation.matrix("dst", dst, xp=xp)
+        validation.writable("dst", dst, xp)
+        validation.row_array("rows", rows, dst.shape[0], "rows of dst", increasing=False, xp=xp)
+        validation.matrix("values", values, rows=rows.size, rows_of="as many as rows",
+                          dim=dst.shape[1], dim_of="as dst", xp=xp)
+        validation.disjoint("dst", dst, {"values": values, "rows": rows}, xp)
+        self._scatter(dst, rows, values)
+
+    # shared checks
+
+    def _xp(self, array):
+        """Return the array module that the arguments of a call must come from."""
+        return np
+
+    def _lookups(self, indices, offsets, per_sample_weights, mode, n_rows, rows_of, xp):
+        """Check a batch; return (indices, offsets, weights) without lookups behind the last bag."""
+        validation.mode_name(mode)
+        validation.index_kind("indices", indices, xp)
+        validation.offset_array("offsets", offsets, indices.size, "elements of indices", xp)
+        weights = validation.sample_weights(per_sample_weights, indices.size, mode, xp)
+        if mode == "mean":
+            validation.mean_lengths(offsets, xp)
+        used = int(offsets[-1])
+        indices = indices[:used]
+        validation.index_array("indices", indices, n_rows, rows_of, offsets, xp)
+        return indices, offsets, None if weights is None else weights[:used]
+
+    def _updated(self, weight, optimizer, xp):
+        validation.matrix("weight", weight, xp=xp)
+        validation.writable("weight", weight, xp)
+        validation.optimizer_sgd(optimizer)
+
+    # hooks: arguments are checked
+
+    @abstractmethod
+    def _embedding_bag(self, weight, indices, offsets, weights, mode):
+        ...
+
+    @abstractmethod
+    def _gather(self, weight, indices):
+        ...
+
+    @abstractmethod
+    def _cast(self, indices, offsets, num_rows, weights):
+        ...
+
+    @abstractmethod
+    def _casted_gather_reduce(self, grad_out, casting):
+        ...
+
+    @abstractmethod
+    def _scatter_update(self, weight, rows, grads, optimizer):
+        ...
+
+    @abstractmethod
+    def _backward_update(self, weight, grad_out, casting, optimizer):
+        ...
+
+    @abstractmethod
+    def _expand(self, grad_out, offsets):
+        ...
+
+    @abstractmethod
+    def _coalesce(self, expanded, casting):
+        ...
+
+    @abstractmethod
+    def _scatter(self, dst, rows, values):
+        ...

@@ -1,0 +1,76 @@
+"""BurstReader: lets a burst go only when there is room for all of its data."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from .queue import Queue
+from .types import burst
+
+__all__ = ["BurstReader"]
+
+
+class BurstReader(wiring.Component):
+    """Reserve buffer space by credit before a request is issued.
+
+    Contract: the beats of the bursts that were let go always find room, so the read channel never
+    waits for this reader and none can block another.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    depth : int
+        Buffer in beats; at least the longest burst.
+
+    Members
+    -------
+    i : In(stream.Signature(burst()))
+        Bursts wanted.
+    o : Out(stream.Signature(burst()))
+        Bursts with space reserved.
+    beats : In(stream.Signature(data_width, always_ready=True))
+        Read data, in the order of the bursts.
+    data : Out(stream.Signature(data_width))
+        The buffered data.
+    starved : Out(1)
+        A burst waits for room.
+
+    Timing: no latency from i to o; two cycles from beats to data.
+    Reset: empties the buffer and takes back all credit; transfers in flight must have ended.
+    Resources: a memory of ``depth`` beats.
+    """
+
+    def __init__(self, config, depth):
+        self.config = config
+        self.depth = depth
+        derived = config.derived
+        super().__init__({
+            "i": In(stream.Signature(burst(derived))),
+            "o": Out(stream.Signature(burst(derived))),
+            "beats": In(stream.Signature(config.data_width, always_ready=True)),
+            "data": Out(stream.Signature(config.data_width)),
+            "starved": Out(1),
+        })
+
+    def elaborate(self, platform):
+        """Count credits: beats of buffer that nothing has claimed."""
+        m = Module()
+        m.submodules.buffer = buffer = Queue(self.config.data_width, self.depth + 1)
+        m.d.comb += [
+            buffer.i.payload.eq(self.beats.payload),
+            buffer.i.valid.eq(self.beats.valid),
+        ]
+        connect(m, buffer.o, flipped(self.data))
+
+        credit = Signal(range(self.depth + 1), init=self.depth)
+        enough = Signal()
+        m.d.comb += [
+            enough.eq(credit >= self.i.payload.beats),
+            self.o.payload.eq(self.i.payload),
+            self.o.valid.eq(self.i.valid & enough),
+            self.i.ready.eq(self.o.ready & enough),
+            self.starved.eq(self.i.valid & ~enough),
+        ]
+        issued = Mux(self.o.valid & self.o.ready, self.i.payload.beats, 0)
+        m.d.sync += credit.eq(credit - issued + (self.data.valid & self.data.ready))
+        return m

@@ -1,0 +1,92 @@
+"""PerformanceCounters: where the cycles went."""
+
+from amaranth.hdl import Const, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .core import events_layout
+from .registers import COUNTERS
+
+__all__ = ["COUNTER_WIDTH", "PerformanceCounters"]
+
+#: Bits that count; the registers show 64. At 250 MHz they last an hour.
+COUNTER_WIDTH = 40
+
+
+class PerformanceCounters(wiring.Component):
+    """Count the events of registers.COUNTERS; the conditions stand there.
+
+    Members
+    -------
+    events : In(events_layout())
+        Conditions inside the core.
+    rvalid, arvalid, arready, awvalid, awready, wvalid, wready : In(1)
+        The bus.
+    clear : In(1)
+        Set all to 0.
+    <name of the counter> : Out(COUNTER_WIDTH)
+
+    Timing: a counter shows an event two cycles later.   Reset: all 0.   Errors: none; they wrap.
+    """
+
+    BUS = ("rvalid", "arvalid", "arready", "awvalid", "awready", "wvalid", "wready")
+
+    def __init__(self):
+        super().__init__({
+            "events": In(events_layout()),
+            **{name: In(1) for name in self.BUS},
+            "clear": In(1),
+            **{name: Out(COUNTER_WIDTH) for name, _ in COUNTERS},
+        })
+
+    def elaborate(self, platform):
+        """One register for the conditions, one for each count."""
+        m = Module()
+        events = self.events
+
+        # The read channel's cycle belongs to the first of these that holds.
+        causes = {
+            "read_useful": self.rvalid,
+            "read_memory": events.outstanding,
+            "read_address": self.arvalid,
+            "read_credit": events.wants_credit,
+            "read_index": events.wants_index,
+            "read_offset": events.wants_segment,
+            "read_drain": events.in_flight & ~events.walking,
+            "read_overhead": Const(1),
+        }
+        conditions = {"cycles": events.busy}
+        earlier = Const(0)
+        for name, cause in causes.items():
+            conditions[name] = events.busy & cause & ~earlier
+            earlier = earlier | cause
+        conditions |= {
+            "r_beats": self.rvalid,
+            "row_beats": events.row_beat,
+            "w_beats": self.wvalid & self.wready,
+            "w_stall": self.wvalid & ~self.wready,
+            "read_bursts": self.arvalid & self.arready,
+            "write_bursts": self.awvalid & self.awready,
+            "rows": events.row,
+            "segments": events.segment,
+            "descriptors": events.descriptor,
+        }
+        seen = {}
+        for name, condition in conditions.items():
+            seen[name] = Signal(name=f"seen_{name}")
+            m.d.sync += seen[name].eq(condition)
+            counter = getattr(self, name)
+            m.d.sync += counter.eq(counter + seen[name])
+
+        # Steady state: a clock that starts with the first row, read at every beat.
+        started = Signal()
+        clock = Signal(COUNTER_WIDTH)
+        with m.If(seen["row_beats"] | started):
+            m.d.sync += [started.eq(1), clock.eq(clock + 1)]
+            with m.If(seen["r_beats"] | seen["row_beats"] | seen["w_beats"]):
+                m.d.sync += self.steady_cycles.eq(clock + 1)
+
+        with m.If(self.clear):
+            m.d.sync += [getattr(self, name).eq(0) for name, _ in COUNTERS]
+            m.d.sync += [started.eq(0), clock.eq(0)]
+        return m

@@ -1,0 +1,153 @@
+"""ReadPort: the AR and R channels, shared by all readers."""
+
+from amaranth.hdl import Const, Module, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .axi import BURST_INCR, axi4_signature
+from .registers import ErrorCode, Reader
+from .select import first_of, select
+from .types import burst, error_record
+from .windows import allowed, windows_layout
+
+__all__ = ["ReadPort"]
+
+
+class ReadPort(wiring.Component):
+    """Merge the readers' bursts, guard them by the windows, and hand the data back by ID.
+
+    Contract: a burst outside the windows is reported and never issued; an AR once valid stays;
+    every R beat is taken at once, because each reader has reserved room for it.
+
+    Members
+    -------
+    bursts : In(stream.Signature(burst())) × len(Reader)
+        Requests, smaller numbers first.
+    beats : Out(stream.Signature(data_width, always_ready=True)) × len(Reader)
+        Data.
+    windows : In(windows_layout())
+    halt : In(1)
+        Issue nothing more. What is valid on AR stays valid.
+    error : Out(error_record())
+        A window was missed, or the memory answered with an error.
+    idle : Out(1)
+        Nothing on AR, nothing outstanding.
+    outstanding : Out(1)
+        Bursts are unanswered.
+    bus : AXI4 read channels as members named like the ports (ar*, r*).
+
+    Timing: a burst needs two cycles to AR, a beat one cycle from R; one burst and one beat a cycle.
+    Reset: only while idle.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        derived = config.derived
+        bus = axi4_signature(config.data_width).members
+        super().__init__({
+            "bursts": In(stream.Signature(burst(derived))).array(len(Reader)),
+            "beats": Out(stream.Signature(config.data_width, always_ready=True))
+            .array(len(Reader)),
+            "windows": In(windows_layout()),
+            "halt": In(1),
+            "error": Out(error_record()),
+            "idle": Out(1),
+            "outstanding": Out(1),
+            "bus": Out(wiring.Signature(
+                {name: bus[name] for name in bus if name.startswith(("ar", "r"))})),
+        })
+
+    def elaborate(self, platform):
+        """Arbiter, window check, AR register; R register, demultiplexer."""
+        m = Module()
+        config = self.config
+        bus = self.bus
+
+        # The burst that the windows are compared with.
+        chosen = Signal(burst(config.derived))
+        chosen_id = Signal(range(len(Reader)))
+        pending = Signal()
+        take = Signal()   # `pending` moves on
+        free = ~pending | take
+        sources = [self.bursts[reader] for reader in Reader]
+        grants = first_of(source.valid for source in sources)
+        taken = Const(0)
+        for source in sources:
+            m.d.comb += source.ready.eq(free & ~taken)
+            taken = taken | source.valid
+        with m.If(free):
+            m.d.sync += [
+                pending.eq(taken),
+                Value.cast(chosen).eq(select(grants, [source.payload for source in sources])),
+                chosen_id.eq(select(
+                    grants, [Const(reader, len(chosen_id)) for reader in Reader])),
+            ]
+
+        inside = Signal()
+        failed = Signal()
+        m.d.comb += [
+            inside.eq(allowed(self.windows, chosen.address, "read")),
+            take.eq(pending & inside & ~self.halt & ~failed & (~bus.arvalid | bus.arready)),
+        ]
+        with m.If(bus.arready):
+            m.d.sync += bus.arvalid.eq(0)
+        with m.If(take):
+            m.d.sync += [
+                bus.arvalid.eq(1),
+                bus.arid.eq(chosen_id),
+                bus.araddr.eq(chosen.address),
+                bus.arlen.eq(chosen.beats - 1),
+            ]
+        m.d.comb += [
+            bus.arsize.eq(config.derived.beat_bytes_log2),
+            bus.arburst.eq(BURST_INCR),
+            bus.arcache.eq(0b0011),  # normal, non-cacheable, bufferable
+            bus.rready.eq(1),
+        ]
+
+        # R behind one register.
+        valid = Signal()
+        rid = Signal.like(bus.rid)
+        word = Signal(config.data_width, reset_less=True)
+        resp_bad = Signal()
+        resp = Signal(2)
+        m.d.sync += [
+            valid.eq(bus.rvalid), rid.eq(bus.rid), word.eq(bus.rdata),
+            resp.eq(bus.rresp), resp_bad.eq(bus.rvalid & bus.rresp[1]),
+        ]
+        for reader in Reader:
+            m.d.comb += [
+                self.beats[reader].valid.eq(valid & (rid == reader)),
+                self.beats[reader].payload.eq(word),
+            ]
+
+        # Twelve bits hold more bursts than all readers' buffers together can ask for.
+        outstanding = Signal(12)
+        issued = bus.arvalid & bus.arready
+        finished = bus.rvalid & bus.rlast
+        m.d.sync += outstanding.eq(outstanding + issued - finished)
+        m.d.comb += [
+            self.outstanding.eq(outstanding != 0),
+            self.idle.eq(~bus.arvalid & (outstanding == 0) & ~valid),
+        ]
+
+        missed = pending & ~inside & ~self.halt & ~failed
+        with m.If(missed):
+            m.d.sync += failed.eq(1)
+        with m.If(resp_bad):
+            m.d.comb += [
+                self.error.valid.eq(1),
+                self.error.code.eq(ErrorCode.READ_RESPONSE),
+                self.error.slot.eq(0),
+                self.error.value.eq(resp),
+                self.error.limit.eq(rid),
+            ]
+        with m.Else():
+            m.d.comb += [
+                self.error.valid.eq(missed),
+                self.error.code.eq(ErrorCode.WINDOW_READ),
+                self.error.position.eq(chosen.position),
+                self.error.value.eq(chosen.address),
+                self.error.limit.eq(chosen_id),
+            ]
+        return m

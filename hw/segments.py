@@ -1,0 +1,220 @@
+"""From offsets and indices to row requests: segment lengths, then a walk over their lookups."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .registers import ErrorCode
+from .types import COUNT_WIDTH, error_record, row_request, segment, segment_job, token
+
+__all__ = ["SegmentLengths", "SegmentWalker"]
+
+
+class SegmentLengths(wiring.Component):
+    """Turn offsets into checked segment lengths.
+
+    Contract: for each job, its segments' lengths in order, then one ``end``. offsets[0] must be 0,
+    none may be smaller than the one before it, none greater than n_lookups; a ``unit`` job takes
+    no offsets, and each of its segments has one lookup.
+
+    Members
+    -------
+    job : In(stream.Signature(segment_job()))
+        Held until its end has left.
+    offsets : In(stream.Signature(64))
+        n_segments + 1 elements for each job that is not ``unit``.
+    o : Out(stream.Signature(segment()))
+        Lengths.
+    error : Out(error_record())
+        The first bad offset; nothing behind it leaves.
+    busy : Out(1)
+        A job is in work.
+
+    Timing: one length per cycle, one cycle behind its offset.
+    Reset: forgets the job.
+    """
+
+    def __init__(self):
+        super().__init__({
+            "job": In(stream.Signature(segment_job())),
+            "offsets": In(stream.Signature(64)),
+            "o": Out(stream.Signature(segment())),
+            "error": Out(error_record()),
+            "busy": Out(1),
+        })
+
+    def elaborate(self, platform):
+        """One register behind the subtraction."""
+        m = Module()
+        job = self.job.payload
+        started = Signal()    # offsets[0] has been seen
+        count = Signal(COUNT_WIDTH)  # segments made
+        previous = Signal(COUNT_WIDTH)
+        failed = Signal()
+
+        out_free = ~self.o.valid | self.o.ready
+        finished = (count == job.n_segments) & (job.unit | started)
+        offset = self.offsets.payload
+        first_bad = ~started & (offset != 0)
+        order_bad = started & (offset[63] | (offset[COUNT_WIDTH:] == 0)) \
+            & (offset[63] | (offset[:COUNT_WIDTH] < previous))
+        range_bad = (offset[COUNT_WIDTH:] != 0) | (offset[:COUNT_WIDTH] > job.n_lookups)
+        bad = first_bad | order_bad | range_bad
+        take = self.job.valid & ~job.unit & ~finished & out_free & ~failed
+        m.d.comb += [
+            self.offsets.ready.eq(take),
+            self.busy.eq(self.job.valid | self.o.valid),
+            self.error.slot.eq(job.slot),
+            self.error.position.eq(count + started),
+            self.error.value.eq(offset),
+            self.error.limit.eq(Mux(first_bad, 0, Mux(order_bad, previous, job.n_lookups))),
+            self.error.code.eq(Mux(first_bad, ErrorCode.OFFSET_FIRST,
+                                   Mux(order_bad, ErrorCode.OFFSET_ORDER,
+                                       ErrorCode.OFFSET_RANGE))),
+            self.error.valid.eq(take & self.offsets.valid & bad),
+        ]
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(self.job.valid & out_free & ~failed):
+            with m.If(finished):
+                m.d.comb += self.job.ready.eq(1)
+                m.d.sync += [
+                    self.o.valid.eq(1), self.o.payload.end.eq(1), self.o.payload.length.eq(0),
+                    started.eq(0), count.eq(0), previous.eq(0),
+                ]
+            with m.Elif(job.unit):
+                m.d.sync += [
+                    self.o.valid.eq(1), self.o.payload.end.eq(0), self.o.payload.length.eq(1),
+                    count.eq(count + 1),
+                ]
+            with m.Elif(self.offsets.valid):
+                m.d.sync += [
+                    started.eq(1),
+                    previous.eq(offset[:COUNT_WIDTH]),
+                    failed.eq(bad),
+                    self.o.payload.end.eq(0),
+                    self.o.payload.length.eq(offset[:COUNT_WIDTH] - previous),
+                ]
+                with m.If(started & ~bad):
+                    m.d.sync += [self.o.valid.eq(1), count.eq(count + 1)]
+        return m
+
+
+class SegmentWalker(wiring.Component):
+    """Walk over the lookups of the segments: a row request and a reducer token for each.
+
+    Contract: a segment without lookups makes one ``empty`` token and no request. Behind the last
+    segment of a descriptor the indices that no segment used are dropped, then ``end`` leaves on
+    both outputs.
+
+    Members
+    -------
+    job : In(stream.Signature(COUNT_WIDTH))
+        n_lookups of the descriptor; held until its end.
+    segments : In(stream.Signature(segment()))
+        Lengths.
+    indices : In(stream.Signature(64))
+        n_lookups row numbers.
+    rows : Out(stream.Signature(row_request()))
+        Rows wanted.
+    tokens : Out(stream.Signature(token()))
+        What the reducer does with them.
+    wants_index, wants_segment : Out(1)
+        Waiting for the one or the other.
+    issued : Out(1)
+        Pulse: a lookup was issued.
+
+    Timing: one lookup, or one empty segment, per cycle, without a gap between segments.
+    Reset: forgets the job.   Errors: none.
+    """
+
+    def __init__(self):
+        super().__init__({
+            "job": In(stream.Signature(COUNT_WIDTH)),
+            "segments": In(stream.Signature(segment())),
+            "indices": In(stream.Signature(64)),
+            "rows": Out(stream.Signature(row_request())),
+            "tokens": Out(stream.Signature(token())),
+            "wants_index": Out(1),
+            "wants_segment": Out(1),
+            "issued": Out(1),
+        })
+
+    def elaborate(self, platform):
+        """The current segment in registers, the next one taken with its last lookup."""
+        m = Module()
+        active = Signal()     # a segment, or the end, is in the registers
+        ending = Signal()
+        empty = Signal()
+        last = Signal()       # remaining == 1
+        final = Signal()      # remaining <= 8
+        remaining = Signal(COUNT_WIDTH)
+        leaf = Signal(3)
+        first = Signal()      # row number < 8
+        top_leaf = Signal(3)
+        position = Signal(COUNT_WIDTH)
+        unused = (self.job.payload != position)
+
+        lookup = active & ~ending & ~empty
+        drain = active & ending & unused
+        finish = active & ending & ~unused
+        m.d.comb += [
+            # A lookup needs an index and room on both outputs.
+            self.rows.valid.eq((lookup & self.indices.valid & self.tokens.ready)
+                               | (finish & self.tokens.ready)),
+            self.tokens.valid.eq((lookup & self.indices.valid & self.rows.ready)
+                                 | (active & ~ending & empty)
+                                 | (finish & self.rows.ready)),
+            self.indices.ready.eq((lookup & self.rows.ready & self.tokens.ready) | drain),
+            self.rows.payload.number.eq(self.indices.payload),
+            self.rows.payload.position.eq(position),
+            self.rows.payload.end.eq(ending),
+            self.tokens.payload.leaf.eq(leaf),
+            self.tokens.payload.first.eq(first),
+            self.tokens.payload.final.eq(final),
+            self.tokens.payload.last.eq(last | empty),
+            self.tokens.payload.top_leaf.eq(top_leaf),
+            self.tokens.payload.empty.eq(empty),
+            self.tokens.payload.end.eq(ending),
+            self.wants_index.eq(lookup & ~self.indices.valid),
+            self.wants_segment.eq(~active & self.job.valid),
+        ]
+        token_sent = self.tokens.valid & self.tokens.ready
+        step = lookup & token_sent
+        done = token_sent & (ending | empty | last)
+        m.d.comb += [
+            self.issued.eq(step),
+            self.job.ready.eq(finish & token_sent),
+            # The end must leave before the next descriptor's first segment comes in: its position
+            # counts from 0.
+            self.segments.ready.eq(self.job.valid & (~active | (done & ~ending))),
+        ]
+        with m.If(step):
+            m.d.sync += [
+                remaining.eq(remaining - 1),
+                last.eq(remaining == 2),
+                final.eq(remaining <= 9),
+                leaf.eq(leaf + 1),
+            ]
+            with m.If(leaf == 7):
+                m.d.sync += first.eq(0)
+        with m.If(self.indices.valid & self.indices.ready):
+            m.d.sync += position.eq(position + 1)
+        with m.If(self.job.ready & self.job.valid):
+            m.d.sync += position.eq(0)
+        with m.If(done):
+            m.d.sync += active.eq(0)
+        length = self.segments.payload.length
+        with m.If(self.segments.valid & self.segments.ready):
+            m.d.sync += [
+                active.eq(1),
+                ending.eq(self.segments.payload.end),
+                remaining.eq(length),
+                empty.eq((length == 0) & ~self.segments.payload.end),
+                last.eq(length == 1),
+                final.eq(length <= 8),
+                leaf.eq(0),
+                first.eq(1),
+                top_leaf.eq(Mux(length >= 8, 7, Mux(length == 0, 0, length[:3] - 1))),
+            ]
+        return m

@@ -1,0 +1,260 @@
+"""Sequencer: fetches descriptors from the ring, checks them, and hands each unit its part."""
+
+from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .descriptor import DESCRIPTOR_BYTES, FIELDS, ElementKind, Sink
+from .queue import Queue
+from .registers import ErrorCode
+from .types import (
+    COUNT_WIDTH,
+    SLOT_WIDTH,
+    array_job,
+    burst,
+    error_record,
+    row_job,
+    segment_job,
+    update_job,
+)
+
+__all__ = ["DESCRIPTORS_IN_FLIGHT", "Sequencer"]
+
+#: Descriptors whose work may overlap (those after the first must be `relaxed`).
+DESCRIPTORS_IN_FLIGHT = 4
+
+
+class Sequencer(wiring.Component):
+    """Run the descriptor ring.
+
+    Contract: descriptors start in ring order. One without ``relaxed`` starts when all before it
+    have completed, so it sees all they wrote. The next one is fetched and checked meanwhile. A bad
+    one is reported when those before it have completed, and stops the ring.
+
+    Members
+    -------
+    enable : In(1)
+        Fetch descriptors.
+    ring_base, ring_size_log2, tail : In
+        The ring, from the register bank.
+    head : Out(16)
+        Slot of the oldest descriptor that has not completed.
+    fetch : Out(stream.Signature(burst()))
+        Requests for descriptors.
+    fetched : In(stream.Signature(data_width, always_ready=True))
+        Their beats.
+    index_job, offset_job, target_job : Out(stream.Signature(array_job()))
+    segment_job : Out(stream.Signature(segment_job()))
+    walk_job, count_job : Out(stream.Signature(COUNT_WIDTH))
+    source_job, sink_job : Out(stream.Signature(row_job()))
+    reduce_job : Out(stream.Signature(row_beats_width))
+    update_job : Out(stream.Signature(update_job()))
+        The parts, each behind a queue of its own.
+    done : In(1)
+        Pulse: the oldest descriptor has completed.
+    halt : In(1)
+        Start nothing more.
+    completed, interrupt : Out(1)
+        Pulses: a descriptor completed; it asked for an interrupt.
+    busy : Out(1)
+        A descriptor is fetched, checked or in work.
+    in_flight : Out(1)
+        A descriptor is in work.
+    error : Out(error_record())
+        A bad descriptor.
+
+    Timing: a descriptor starts four cycles after its last beat.
+    Reset: forgets all, head returns to 0.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        derived = config.derived
+        self.jobs = {
+            "index_job": array_job(), "offset_job": array_job(), "target_job": array_job(),
+            "segment_job": segment_job(), "walk_job": COUNT_WIDTH,
+            "source_job": row_job(derived), "sink_job": row_job(derived),
+            "count_job": COUNT_WIDTH, "reduce_job": derived.row_beats_width,
+            "update_job": update_job(derived),
+        }
+        super().__init__({
+            "enable": In(1), "ring_base": In(64), "ring_size_log2": In(4), "tail": In(SLOT_WIDTH),
+            "head": Out(SLOT_WIDTH),
+            "fetch": Out(stream.Signature(burst(derived))),
+            "fetched": In(stream.Signature(config.data_width, always_ready=True)),
+            **{name: Out(stream.Signature(shape)) for name, shape in self.jobs.items()},
+            "done": In(1), "halt": In(1), "completed": Out(1), "interrupt": Out(1),
+            "busy": Out(1), "in_flight": Out(1), "error": Out(error_record()),
+        })
+
+    def elaborate(self, platform):
+        """Fetch, check, issue: one descriptor at a time; completion on its own."""
+        m = Module()
+        config, derived = self.config, self.config.derived
+        beat_log2 = derived.beat_bytes_log2
+        beats = DESCRIPTOR_BYTES // derived.beat_bytes
+
+        word = Signal(8 * DESCRIPTOR_BYTES, reset_less=True)
+        fields = {field.name: word[field.lsb:field.lsb + field.width] for field in FIELDS}
+        slot = Signal(SLOT_WIDTH)
+        slot_mask = Signal(SLOT_WIDTH)
+        received = Signal(range(beats + 1))
+        in_flight = Signal(range(DESCRIPTORS_IN_FLIGHT + 1))
+        m.d.comb += [
+            slot_mask.eq((1 << self.ring_size_log2) - 1),
+            self.fetch.payload.address.eq(
+                Cat(Const(0, 7), self.ring_base[7:] + slot)),
+            self.fetch.payload.beats.eq(beats),
+            self.fetch.payload.position.eq(slot),
+        ]
+
+        # Check: one flag per rule, in the order of the fields.
+        rules = self._rules(fields)
+        bad = Signal(len(rules))
+        first_bad = Signal(range(len(rules)))
+        for n in reversed(range(len(rules))):
+            with m.If(bad[n]):
+                m.d.comb += first_bad.eq(n)
+        with m.Switch(first_bad):
+            for n, (name, _, limit) in enumerate(rules):
+                with m.Case(n):
+                    m.d.comb += [
+                        self.error.position.eq(self._byte(name)),
+                        self.error.value.eq(fields[name]),
+                        self.error.limit.eq(limit),
+                    ]
+        m.d.comb += [self.error.code.eq(ErrorCode.DESCRIPTOR), self.error.slot.eq(slot)]
+
+        # The parts.
+        queues = {}
+        for name, shape in self.jobs.items():
+            m.submodules[name] = queues[name] = queue = Queue(shape, DESCRIPTORS_IN_FLIGHT)
+            wiring.connect(m, queue.o, wiring.flipped(getattr(self, name)))
+        row_beats = fields["dim"] >> (beat_log2 - 2)
+        update = fields["sink"] == Sink.SGD
+        unit = fields["segment_kind"] == ElementKind.SEQUENTIAL
+        parts = {
+            "index_job": {"kind": fields["index_kind"], "base": fields["index_base"],
+                          "count": fields["n_lookups"]},
+            "offset_job": {"kind": fields["segment_kind"], "base": fields["offset_base"],
+                           "count": fields["n_segments"] + 1},
+            "target_job": {"kind": fields["target_kind"], "base": fields["target_base"],
+                           "count": fields["n_segments"]},
+            "segment_job": {"unit": unit, "n_lookups": fields["n_lookups"],
+                            "n_segments": fields["n_segments"], "slot": slot},
+            "source_job": {"base": fields["src_base"],
+                           "stride_beats": fields["src_stride"] >> beat_log2,
+                           "n_rows": fields["src_rows"], "row_beats": row_beats,
+                           "increasing": 0, "read": 0, "slot": slot},
+            "sink_job": {"base": fields["dst_base"],
+                         "stride_beats": fields["dst_stride"] >> beat_log2,
+                         "n_rows": fields["dst_rows"], "row_beats": row_beats,
+                         "increasing": update, "read": update, "slot": slot},
+            "update_job": {"update": update, "lr": fields["lr"],
+                           "n_segments": fields["n_segments"], "row_beats": row_beats},
+        }
+        for name, values in parts.items():
+            for key, value in values.items():
+                m.d.comb += queues[name].i.payload[key].eq(value)
+        m.d.comb += [
+            queues["walk_job"].i.payload.eq(fields["n_lookups"]),
+            queues["count_job"].i.payload.eq(fields["n_segments"]),
+            queues["reduce_job"].i.payload.eq(row_beats),
+        ]
+        # Each queue has room for every descriptor in flight, so `issue` needs to ask none of them.
+        issue = Signal()
+        for name, queue in queues.items():
+            m.d.comb += queue.i.valid.eq(issue & ~unit if name == "offset_job" else issue)
+
+        # Completion: which descriptors in flight want an interrupt.
+        m.submodules.finishing = finishing = Queue(
+            data.StructLayout({"interrupt": 1}), DESCRIPTORS_IN_FLIGHT)
+        m.d.comb += [
+            finishing.i.payload.interrupt.eq(fields["interrupt"]),
+            finishing.i.valid.eq(issue),
+            finishing.o.ready.eq(self.done),
+            self.completed.eq(self.done),
+            self.interrupt.eq(self.done & finishing.o.payload.interrupt),
+        ]
+        m.d.sync += in_flight.eq(in_flight + issue - self.done)
+        with m.If(self.done):
+            m.d.sync += self.head.eq((self.head + 1) & slot_mask)
+
+        failed = Signal()
+        waiting = self.enable & ~self.halt & ~failed & (slot != (self.tail & slot_mask))
+        with m.FSM(name="state") as fsm:
+            with m.State("IDLE"):
+                m.d.sync += received.eq(0)
+                with m.If(waiting):
+                    m.next = "FETCH"
+            with m.State("FETCH"):
+                m.d.comb += self.fetch.valid.eq(1)
+                with m.If(self.fetch.ready):
+                    m.next = "RECEIVE"
+            with m.State("RECEIVE"):
+                with m.If(self.fetched.valid):
+                    m.d.sync += [
+                        word.eq(Cat(word, self.fetched.payload)[config.data_width:]),
+                        received.eq(received + 1),
+                    ]
+                    with m.If(received == beats - 1):
+                        m.next = "CHECK"
+            with m.State("CHECK"):
+                m.d.sync += bad.eq(Cat(rule for _, rule, _ in rules))
+                m.next = "ISSUE"
+            with m.State("ISSUE"):
+                alone = in_flight == 0
+                with m.If(bad.any()):
+                    m.d.comb += self.error.valid.eq(alone & ~failed)
+                    with m.If(alone):
+                        m.d.sync += failed.eq(1)
+                with m.Elif(~self.halt & (alone | (fields["relaxed"]
+                                                   & (in_flight != DESCRIPTORS_IN_FLIGHT)))):
+                    m.d.comb += issue.eq(1)
+                    m.d.sync += slot.eq((slot + 1) & slot_mask)
+                    m.next = "IDLE"
+        m.d.comb += [
+            self.in_flight.eq(in_flight != 0),
+            self.busy.eq(~fsm.ongoing("IDLE") | self.in_flight | waiting),
+        ]
+        return m
+
+    @staticmethod
+    def _byte(name):
+        """Byte offset of a field, as the error record shows it."""
+        return next(field.lsb // 8 for field in FIELDS if field.name == name)
+
+    def _rules(self, fields):
+        """Return (field, is it bad, the limit to report), in the order of the fields."""
+        derived = self.config.derived
+        beat_log2 = derived.beat_bytes_log2
+        row_bytes = fields["dim"] << 2
+
+        def misaligned_array(kind, base):
+            return ((fields[kind] == ElementKind.INT32) & fields[base][:2].any()) \
+                | ((fields[kind] == ElementKind.INT64) & fields[base][:3].any())
+
+        def bad_stride(name):
+            return fields[name][:beat_log2].any() | (fields[name] < row_bytes) \
+                | fields[name][beat_log2 + derived.stride_beats_width:].any()
+
+        unit = fields["segment_kind"] == ElementKind.SEQUENTIAL
+        return [
+            ("index_kind", fields["index_kind"] > max(ElementKind), int(max(ElementKind))),
+            ("segment_kind", fields["segment_kind"] > max(ElementKind), int(max(ElementKind))),
+            ("target_kind", fields["target_kind"] > max(ElementKind), int(max(ElementKind))),
+            ("sink", fields["sink"] > max(Sink), int(max(Sink))),
+            ("weighted", fields["weighted"], 0),
+            ("scaled", fields["scaled"], 0),
+            ("dim", (fields["dim"] == 0) | (fields["dim"] > self.config.dim_max)
+             | fields["dim"][:beat_log2 - 2].any(), self.config.dim_max),
+            ("n_segments", unit & (fields["n_segments"] != fields["n_lookups"]),
+             fields["n_lookups"]),
+            ("src_base", fields["src_base"][:beat_log2].any(), 0),
+            ("src_stride", bad_stride("src_stride"), row_bytes),
+            ("dst_base", fields["dst_base"][:beat_log2].any(), 0),
+            ("dst_stride", bad_stride("dst_stride"), row_bytes),
+            ("index_base", misaligned_array("index_kind", "index_base"), 0),
+            ("offset_base", misaligned_array("segment_kind", "offset_base"), 0),
+            ("target_base", misaligned_array("target_kind", "target_base"), 0),
+        ]

@@ -1,0 +1,28 @@
+"""Address windows: what the engine may read and write, whatever a descriptor or an index says."""
+
+from amaranth.hdl import Cat
+from amaranth.lib import data
+
+from .config import PAGE_BYTES
+from .registers import N_WINDOWS
+
+__all__ = ["PAGE_LOG2", "allowed", "windows_layout"]
+
+PAGE_LOG2 = PAGE_BYTES.bit_length() - 1
+
+
+def windows_layout():
+    """Return the layout of all windows: first and last page, and what each allows."""
+    page = 64 - PAGE_LOG2
+    return data.ArrayLayout(data.StructLayout(
+        {"base": page, "limit": page, "read": 1, "write": 1}), N_WINDOWS)
+
+
+def allowed(windows, address, kind):
+    """Return whether a burst at ``address`` is inside a window that allows ``kind``.
+
+    A burst never crosses a page, so one comparison of page numbers covers all of its bytes.
+    """
+    page = address[PAGE_LOG2:]
+    return Cat((page >= windows[n].base) & (page <= windows[n].limit) & windows[n][kind]
+               for n in range(N_WINDOWS)).any()

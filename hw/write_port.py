@@ -1,0 +1,167 @@
+"""WritePort: the AW, W and B channels; rows leave in order and are counted until answered."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .axi import BURST_INCR, axi4_signature
+from .queue import Queue
+from .registers import ErrorCode
+from .types import burst, error_record
+from .windows import allowed, windows_layout
+
+__all__ = ["WritePort"]
+
+#: Descriptors whose last burst is issued and not yet answered.
+DESCRIPTORS_FINISHING = 8
+
+
+class WritePort(wiring.Component):
+    """Write bursts whose data is already here; say when all of a descriptor's are answered.
+
+    Contract: AW is announced only for a burst inside the windows, with all of its data in the
+    queue behind ``data``: once announced a burst always completes, so a reset or an error never
+    leaves one half-written. A burst outside the windows is reported and never issued.
+
+    Members
+    -------
+    bursts : In(stream.Signature(burst()))
+        Where rows go; ``end`` stands behind a descriptor's last burst.
+    data : In(stream.Signature(data_width))
+        Beats, in the order of the bursts.
+    pushed : In(1)
+        A beat entered the queue behind ``data``.
+    windows : In(windows_layout())
+    halt : In(1)
+        Issue no further burst.
+    descriptor_done : Out(1)
+        Pulse: all writes of the oldest unfinished descriptor are answered.
+    error : Out(error_record())
+        A window was missed, or the memory answered with an error.
+    idle : Out(1)
+        Nothing on AW or W, nothing unanswered.
+    bus : AXI4 write channels as members named like the ports (aw*, w*, b*).
+
+    Timing: a burst needs two cycles to AW; one burst and one beat a cycle.
+    Reset: only while idle.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        derived = config.derived
+        bus = axi4_signature(config.data_width).members
+        super().__init__({
+            "bursts": In(stream.Signature(burst(derived))),
+            "data": In(stream.Signature(config.data_width)),
+            "pushed": In(1),
+            "windows": In(windows_layout()),
+            "halt": In(1),
+            "descriptor_done": Out(1),
+            "error": Out(error_record()),
+            "idle": Out(1),
+            "bus": Out(wiring.Signature(
+                {name: bus[name] for name in bus if name.startswith(("aw", "w", "b"))})),
+        })
+
+    def elaborate(self, platform):
+        """Window check and AW register; W driven by the lengths of announced bursts."""
+        m = Module()
+        config, derived = self.config, self.config.derived
+        bus = self.bus
+
+        chosen = Signal(burst(derived))
+        pending = Signal()
+        take = Signal()   # `pending` is announced
+        retire = Signal()  # `pending` was an end
+        m.d.comb += self.bursts.ready.eq(~pending | take | retire)
+        with m.If(self.bursts.ready):
+            m.d.sync += [pending.eq(self.bursts.valid), chosen.eq(self.bursts.payload)]
+
+        # Beats in the data queue that no announced burst has claimed.
+        unclaimed = Signal(range(config.write_buffer_beats + 1))
+        has_data = unclaimed >= chosen.beats
+        m.d.sync += unclaimed.eq(unclaimed + self.pushed - Mux(take, chosen.beats, 0))
+
+        # Unanswered bursts.
+        count_width = config.writes_outstanding.bit_length() + 1
+        announced = Signal(count_width)
+        answered = Signal(count_width)
+        has_slot = (announced - answered)[:count_width] != config.writes_outstanding
+
+        m.submodules.lengths = lengths = Queue(9, 16)
+        m.submodules.ends = ends = Queue(count_width, DESCRIPTORS_FINISHING)
+        inside = Signal()
+        failed = Signal()
+        m.d.comb += [
+            inside.eq(allowed(self.windows, chosen.address, "write")),
+            take.eq(pending & ~chosen.end & inside & has_data & has_slot & lengths.i.ready
+                    & ~self.halt & ~failed & (~bus.awvalid | bus.awready)),
+            lengths.i.valid.eq(take),
+            lengths.i.payload.eq(chosen.beats),
+            ends.i.valid.eq(pending & chosen.end),
+            ends.i.payload.eq(announced),
+            retire.eq(ends.i.valid & ends.i.ready),
+        ]
+        with m.If(bus.awready):
+            m.d.sync += bus.awvalid.eq(0)
+        with m.If(take):
+            m.d.sync += [
+                announced.eq(announced + 1),
+                bus.awvalid.eq(1),
+                bus.awaddr.eq(chosen.address),
+                bus.awlen.eq(chosen.beats - 1),
+            ]
+        m.d.comb += [
+            bus.awsize.eq(derived.beat_bytes_log2),
+            bus.awburst.eq(BURST_INCR),
+            bus.awcache.eq(0b0011),  # normal, non-cacheable, bufferable
+            bus.bready.eq(1),
+        ]
+
+        # W: the data of an announced burst is in the queue, so valid never waits for the reducer.
+        active = Signal()
+        remaining = Signal(9)
+        last = remaining == 1
+        sent = bus.wvalid & bus.wready
+        m.d.comb += [
+            bus.wvalid.eq(active & self.data.valid),
+            bus.wdata.eq(self.data.payload),
+            bus.wstrb.eq(~0),
+            bus.wlast.eq(last),
+            self.data.ready.eq(active & bus.wready),
+            lengths.o.ready.eq(~active | (sent & last)),
+        ]
+        with m.If(sent):
+            m.d.sync += remaining.eq(remaining - 1)
+        with m.If(lengths.o.ready):
+            m.d.sync += [active.eq(lengths.o.valid), remaining.eq(lengths.o.payload)]
+
+        # B.
+        with m.If(bus.bvalid):
+            m.d.sync += answered.eq(answered + 1)
+        reached = (answered - ends.o.payload)[:count_width][-1] == 0
+        m.d.comb += [
+            ends.o.ready.eq(reached),
+            self.descriptor_done.eq(ends.o.valid & reached),
+            self.idle.eq(~bus.awvalid & ~active & (announced == answered)),
+        ]
+
+        missed = pending & ~chosen.end & ~inside & ~self.halt & ~failed
+        with m.If(missed):
+            m.d.sync += failed.eq(1)
+        with m.If(bus.bvalid & bus.bresp[1]):
+            m.d.comb += [
+                self.error.valid.eq(1),
+                self.error.code.eq(ErrorCode.WRITE_RESPONSE),
+                self.error.slot.eq(0),
+                self.error.limit.eq(0),
+                self.error.value.eq(bus.bresp),
+            ]
+        with m.Else():
+            m.d.comb += [
+                self.error.valid.eq(missed),
+                self.error.code.eq(ErrorCode.WINDOW_WRITE),
+                self.error.position.eq(chosen.position),
+                self.error.value.eq(chosen.address),
+            ]
+        return m

@@ -1,0 +1,165 @@
+// The two faces of the testbench's memory: DPI functions for sim/hdl/tb.sv, and a C interface for
+// Python (ctypes), whether the simulation lives in a Python process or Python lives in it (cocotb).
+
+#include <cstdio>
+
+#include "axi_memory.h"
+#include "svdpi.h"
+
+using namespace tcast;
+
+namespace tcast {
+static Bench only_bench;
+static thread_local Bench *bench_of_thread = nullptr;
+Bench *current_bench() { return bench_of_thread ? bench_of_thread : &only_bench; }
+void set_current_bench(Bench *bench) { bench_of_thread = bench; }
+}  // namespace tcast
+
+extern "C" {
+
+// ---- DPI
+
+void *tb_open(int beat_bytes) {
+  Bench *bench = current_bench();
+  bench->memory.set_beat_bytes(beat_bytes);
+  bench->rdata.assign(beat_bytes, 0);
+  return bench;
+}
+
+void tb_violation(const char *message) {
+  Bench *bench = current_bench();
+  if (bench->violations.size() >= 100) return;  // the first ones say what happened
+  char text[400];
+  std::snprintf(text, sizeof text, "cycle %llu: %s",
+                static_cast<unsigned long long>(bench->memory.counters.cycles), message);
+  bench->violations.push_back(text);
+}
+
+void tb_tick(void *handle, svBit aresetn,
+             svBit arvalid, unsigned char arid, unsigned long long araddr, unsigned char arlen,
+             svBit rready,
+             svBit awvalid, unsigned char awid, unsigned long long awaddr, unsigned char awlen,
+             svBit wvalid, const svBitVecVal *wdata, const svBitVecVal *wstrb, svBit wlast,
+             svBit bready,
+             svBit *arready, svBit *rvalid, unsigned char *rid, svBitVecVal *rdata,
+             unsigned char *rresp, svBit *rlast, svBit *awready, svBit *wready,
+             svBit *bvalid, unsigned char *bid, unsigned char *bresp) {
+  Bench *bench = static_cast<Bench *>(handle);
+  MemoryPins &pins = bench->pins;
+  if (aresetn) {
+    ManagerPins manager;
+    manager.arvalid = arvalid;
+    manager.arid = arid;
+    manager.araddr = araddr;
+    manager.arlen = arlen;
+    manager.rready = rready;
+    manager.awvalid = awvalid;
+    manager.awid = awid;
+    manager.awaddr = awaddr;
+    manager.awlen = awlen;
+    manager.wvalid = wvalid;
+    manager.wdata = reinterpret_cast<const uint8_t *>(wdata);
+    manager.wstrb = reinterpret_cast<const uint8_t *>(wstrb);
+    manager.wlast = wlast;
+    manager.bready = bready;
+    bench->memory.tick(manager, pins, bench->rdata.data());
+  } else {
+    bench->memory.reset(pins);
+  }
+  *arready = pins.arready;
+  *rvalid = pins.rvalid;
+  *rid = pins.rid;
+  std::memcpy(rdata, bench->rdata.data(), bench->rdata.size());
+  *rresp = pins.rresp;
+  *rlast = pins.rlast;
+  *awready = pins.awready;
+  *wready = pins.wready;
+  *bvalid = pins.bvalid;
+  *bid = pins.bid;
+  *bresp = pins.bresp;
+}
+
+// ---- C interface. `handle` is a Bench.
+
+void *bench_current() { return current_bench(); }
+
+// A memory on its own, for who calls tb_tick() himself.
+void *bench_open(int beat_bytes) {
+  Bench *bench = new Bench;
+  bench->memory.set_beat_bytes(beat_bytes);
+  bench->rdata.assign(beat_bytes, 0);
+  return bench;
+}
+
+void bench_close(void *handle) { delete static_cast<Bench *>(handle); }
+
+int bench_map(void *handle, uint64_t base, uint64_t bytes, void *data, int writable) {
+  return static_cast<Bench *>(handle)->memory.map(base, bytes, static_cast<uint8_t *>(data),
+                                                  writable);
+}
+
+int bench_unmap(void *handle, uint64_t base) {
+  return static_cast<Bench *>(handle)->memory.unmap(base);
+}
+
+void bench_error_range(void *handle, uint64_t base, uint64_t last, int response, int read,
+                       int write) {
+  static_cast<Bench *>(handle)->memory.add_error_range(base, last, Response(response), read, write);
+}
+
+void bench_clear_error_ranges(void *handle) {
+  static_cast<Bench *>(handle)->memory.clear_error_ranges();
+}
+
+void bench_seed(void *handle, uint64_t seed) {
+  static_cast<Bench *>(handle)->memory.random.seed(seed);
+}
+
+// Probabilities are thresholds of 2**32. 0 if there is no such option.
+int bench_set(void *handle, const char *name, uint64_t value) {
+  AxiMemory::Options &options = static_cast<Bench *>(handle)->memory.options;
+  std::string key = name;
+#define NUMBER(field) if (key == #field) return options.field = value, 1
+#define FLAG(field) if (key == #field) return options.field = value != 0, 1
+  NUMBER(read_latency);
+  NUMBER(write_latency);
+  NUMBER(read_jitter);
+  NUMBER(write_jitter);
+  NUMBER(read_outstanding);
+  NUMBER(write_outstanding);
+  NUMBER(write_ahead);
+  NUMBER(withhold_ar);
+  NUMBER(withhold_r);
+  NUMBER(withhold_aw);
+  NUMBER(withhold_w);
+  NUMBER(withhold_b);
+  FLAG(reorder);
+  FLAG(interleave);
+  FLAG(late);
+  FLAG(stall);
+#undef NUMBER
+#undef FLAG
+  return 0;
+}
+
+// The nine numbers of AxiMemory::Counters, in their order.
+void bench_counters(void *handle, uint64_t *values) {
+  static_assert(sizeof(AxiMemory::Counters) == 9 * sizeof(uint64_t));
+  std::memcpy(values, &static_cast<Bench *>(handle)->memory.counters, sizeof(AxiMemory::Counters));
+}
+
+uint64_t bench_bursts_open(void *handle) {
+  return static_cast<Bench *>(handle)->memory.bursts_open();
+}
+
+int bench_violations(void *handle) {
+  return static_cast<int>(static_cast<Bench *>(handle)->violations.size());
+}
+
+const char *bench_violation(void *handle, int index) {
+  return static_cast<Bench *>(handle)->violations[index].c_str();
+}
+
+void bench_clear_violations(void *handle) { static_cast<Bench *>(handle)->violations.clear(); }
+
+}  // extern "C"

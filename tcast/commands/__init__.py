@@ -1,0 +1,1 @@
+"""Commands of ``tcast``, one module each: ``register(app)`` adds it to the typer application."""

@@ -1,0 +1,122 @@
+"""The comparison of `tcast cosim`, on the functional model instead of the RTL.
+
+The engine under test here is a second functional model, whole or with a fault planted, so that
+every kind of mismatch is seen to be found.
+"""
+
+import numpy as np
+import pytest
+from tcast.golden.machine import Machine
+from tcast.hw import registers
+from tcast.hw.descriptor import unpack
+
+from tcast import SGD, EngineConfig
+from tcast.cosimulation import (
+    OPERATIONS,
+    Comparison,
+    Operation,
+    limit_of,
+    step,
+)
+from tcast.workloads import TableInput
+
+CONFIG = EngineConfig.preset("tiny64")
+
+
+def table(seed=0, rows=50, dim=8, bags=9):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 7, bags)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return TableInput("t", rng.standard_normal((rows, dim), dtype=np.float32),
+                      rng.integers(0, rows, offsets[-1]).astype(np.int32), offsets,
+                      rng.standard_normal((bags, dim), dtype=np.float32))
+
+
+def run(io, item, **options):
+    operations = {name: Operation(name) for name in OPERATIONS}
+    ended = []
+    with Comparison(io, CONFIG, **options) as comparison:
+        step(comparison, item, SGD(0.5), operations, ended.append)
+    assert ended == list(OPERATIONS)
+    return operations
+
+
+def machine():
+    return Machine(CONFIG, registers, unpack)
+
+
+@pytest.mark.parametrize("placement", ["aligned", "scattered"])
+def test_a_whole_engine_is_equal_in_every_operation(placement):
+    operations = run(machine(), table(), placement=placement, seed=3)
+    for operation in operations.values():
+        assert operation.equal, operation.mismatches
+        assert operation.passes == 1
+        assert operation.image_bytes > operation.guard_bytes > 4096
+
+
+class Faulty:
+    """An engine that changes one byte after each wait, chosen by ``where``."""
+
+    def __init__(self, where):
+        self.inner, self.where, self.mapped = machine(), where, {}
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def map(self, address, array, writable=True):
+        self.mapped[address] = (array, writable)
+        self.inner.map(address, array, writable)
+
+    def unmap(self, address):
+        del self.mapped[address]
+        self.inner.unmap(address)
+
+    def wait(self, max_cycles):
+        done = self.inner.wait(max_cycles)
+        for address, (array, writable) in sorted(self.mapped.items()):
+            data = array.reshape(-1).view(np.uint8)
+            is_guard = len(data) > 2 and (data[:3] == 0xAA).all()
+            if writable and self.where == ("guard" if is_guard else "data") and address >> 45:
+                data[0] ^= 1
+                break
+        return done
+
+
+@pytest.mark.parametrize(("where", "words"), [
+    ("data", r"t, forward, out.*must be"),
+    ("guard", r"t, forward, out: guard byte at 0x.* must be 0xaa, not 0xab"),
+])
+def test_one_changed_bit_is_a_mismatch(where, words):
+    operations = run(Faulty(where), table())
+    for operation in operations.values():
+        assert not operation.equal
+        assert len(operation.mismatches) == 1
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(operations["forward"].mismatches[0])
+
+
+def test_an_engine_that_stops_is_a_mismatch_and_not_a_traceback():
+    class Refusing(Machine):
+        def write_register(self, offset, value):
+            # Every window stays closed but that of the ring.
+            if 0x0A0 <= offset < 0x100:
+                value = 0
+            super().write_register(offset, value)
+
+    operations = run(Refusing(CONFIG, registers, unpack), table())
+    assert all("windows" in operation.mismatches[0] for operation in operations.values())
+
+
+def test_an_operation_that_never_ran_is_not_equal():
+    assert not Operation("forward").equal
+
+
+def test_limits_are_named_by_the_counter_that_holds_them():
+    base = dict.fromkeys((name for name, _ in registers.COUNTERS), 0) | {"cycles": 100}
+    assert limit_of({}) == "nothing was counted"
+    assert limit_of(base | {"read_useful": 95}).startswith("the read channel, with a beat in 95.0%")
+    assert limit_of(base | {"read_useful": 50, "w_beats": 60, "w_stall": 35}).startswith(
+        "the write channel, in use in 95.0%")
+    for name, words in (("read_memory", "waiting for the memory"),
+                        ("read_credit", "buffers full"), ("read_drain", "finishing the writes")):
+        assert limit_of(base | {"read_useful": 50, name: 40}).startswith(words)
