@@ -140,9 +140,9 @@ def _explain(code, position, value, limit, fields):
         return f"reader {names.get(number, number)}"
 
     if code == ErrorCode.DESCRIPTOR:
-        # Several fields may share a word; those that do not hold the value are not meant.
+        # Several fields may share a byte; those that do not hold the value are not meant.
         names = [item.name for item in FIELDS
-                 if item.lsb // 32 == position // 4 and fields.get(item.name, 0) == value]
+                 if item.lsb // 8 == position and fields.get(item.name, 0) == value]
         return (f"field {' or '.join(names) or '?'} (byte 0x{position:02x}) is {value:#x}, "
                 f"limit {limit:#x}")
     if code == ErrorCode.INDEX_RANGE:

@@ -187,9 +187,9 @@ def engine_errors():
     yield ("offset beyond", forward(offsets=beyond), ErrorCode.OFFSET_RANGE, 6, 13, 12,
            ["offsets[6]", "at most 12", "not 13"])
     for field, value, position, limit in [
-            ("index_kind", 3, 0x00, 2), ("sink", 2, 0x00, 1), ("weighted", 1, 0x00, 0),
-            ("dim", 3, 0x04, 2), ("dim", 2048, 0x04, 1024), ("src_base", 4, 0x10, 0),
-            ("src_stride", 8, 0x18, 16), ("dst_stride", 20, 0x28, 0), ("index_base", 4, 0x30, 0)]:
+            ("index_kind", 3, 0x00, 2), ("sink", 2, 0x00, 1), ("weighted", 1, 0x01, 0),
+            ("dim", 3, 0x04, 1024), ("dim", 2048, 0x04, 1024), ("src_base", 4, 0x10, 0),
+            ("src_stride", 8, 0x18, 16), ("dst_stride", 20, 0x28, 16), ("index_base", 4, 0x30, 0)]:
         yield (f"{field} {value}", forward(fields={field: value}), ErrorCode.DESCRIPTOR, position,
                value, limit, [field, f"byte 0x{position:02x}", hex(value)])
     yield ("read outside", forward(fields={"src_base": 0x5000}), ErrorCode.WINDOW_READ, 0, 0x5000,
@@ -469,14 +469,14 @@ def test_what_the_engine_lacks_is_refused():
                  lambda: device.backward_update(case.weight, case.grad_out, casting,
                                                 tcast.SGD(1)),
                  lambda: device.coalesce(np.ones((case.used, 4), F32), casting)):
-        with pytest.raises(ValueError, match="casting.weights must be None, not an array: bit"):
+        with pytest.raises(ValueError, match=r"casting.weights must be None, not an array: bit"):
             call()
 
 
 def test_engine_without_sgd_refuses_updates(spy):
     spy.patch["feature"] = 0
     device = EngineDevice(spy, TINY)
-    with pytest.raises(ValueError, match="optimizer must be None, not SGD.*bit `sgd`"):
+    with pytest.raises(ValueError, match=r"optimizer must be None, not SGD.*bit `sgd`"):
         device.scatter_update(np.ones((2, 4), F32), np.zeros(1, I64), np.ones((1, 4), F32),
                               tcast.SGD(1))
     still_works(device)
@@ -523,7 +523,7 @@ def test_engine_that_stays_busy_is_a_timeout(spy):
     # It may still be writing: the arrays stay where they are, and the device is refused.
     assert len(spy.mapped) > 1
     spy.patch.clear()
-    with pytest.raises(RuntimeError, match="cannot be used: .*soft reset"):
+    with pytest.raises(RuntimeError, match=r"cannot be used: .*soft reset"):
         device.submit([pass_of()])
 
 
