@@ -87,7 +87,7 @@ class Operation:
 def utilisation(counters):
     """Return the share of cycles with a read beat, or None where nothing was counted."""
     cycles = counters.get("cycles", 0)
-    return round(counters["read_useful"] / cycles, 4) if cycles else None
+    return round(counters["read_useful"] / cycles, 6) if cycles else None
 
 
 def limit_of(counters):

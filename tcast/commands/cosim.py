@@ -86,11 +86,12 @@ def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribu
     operations = {name: Operation(name) for name in OPERATIONS}
     tables = []
     with progress() as bar:
-        building = bar.add_task(f"building the simulation of {config.name} (once)", total=None)
+        building = bar.add_task(f"opening {config.name}", total=None)
         with refused(ValueError, TypeError, OSError, BuildError):
             comparison = open_comparison(config, latency=latency, backpressure=backpressure,
                                          seed=seed, placement=placement, waves=waves,
-                                         verilog=verilog)
+                                         verilog=verilog, on_build=lambda what: bar.update(
+                                             building, description=f"{config.name}: {what}"))
         bar.remove_task(building)
         with comparison:
             task = bar.add_task(workload, total=step_inputs.count * len(OPERATIONS))

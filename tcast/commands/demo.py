@@ -110,12 +110,14 @@ def _train_on_rtl(config, log, steps, seed, verilog):
     from ..sim.runner import BuildError
     from ..training import train
 
-    out.print(f"3. {steps} training steps on the RTL. The simulation is built first, which takes "
-              "a minute or two the first time.")
+    out.print(f"3. {steps} training steps on the RTL. Its simulation is built first, which takes a "
+              "minute or two the first time.")
     with progress() as bar:
-        building = bar.add_task(f"building the simulation of {config.name}", total=None)
+        building = bar.add_task(f"opening {config.name}", total=None)
         with refused(ValueError, OSError, BuildError):
-            comparison = open_comparison(config, seed=seed, verilog=verilog)
+            comparison = open_comparison(
+                config, seed=seed, verilog=verilog,
+                on_build=lambda what: bar.update(building, description=f"{config.name}: {what}"))
         bar.remove_task(building)
         task = bar.add_task("training on the RTL", total=steps)
         with comparison:
