@@ -31,8 +31,8 @@ from .memory import ADDRESS_MASK, Memory, MemoryFault
 from .numerics import check_environment
 from .vectorised import segment_sums, store_rows, update_rows
 
-__all__ = ["DESCRIPTOR_BYTES", "FIELD_BYTES", "ErrorRecord", "Machine", "Memory", "Window",
-           "execute"]
+__all__ = ["DESCRIPTOR_BYTES", "FIELD_BYTES", "ErrorRecord", "Machine", "Memory",
+           "RegisterError", "Window", "execute"]
 
 PAGE_LOG2 = 12
 DESCRIPTOR_BYTES = 128
@@ -422,6 +422,10 @@ def execute(memory, descriptor, *, lanes, dim_max, windows=None, slot=0, burst_b
     return None
 
 
+class RegisterError(RuntimeError):
+    """A register access that the bus answers with SLVERR; nothing has changed."""
+
+
 class Machine:
     """The engine behind its registers: what the driver talks to (``host.io.EngineIo``).
 
@@ -470,20 +474,20 @@ class Machine:
 
     def _register(self, offset):
         if offset not in self._by_offset:
-            raise ValueError(f"offset must be that of a register, not {offset!r} (SLVERR)")
+            raise RegisterError(f"offset must be that of a register, not {offset!r} (SLVERR)")
         return self._by_offset[offset]
 
     # EngineIo
 
     def read_register(self, offset):
-        """Return the 32-bit register at byte ``offset``; ValueError where there is none."""
+        """Return the 32-bit register at byte ``offset``; RegisterError where there is none."""
         return self._values[self._register(offset).name]
 
     def write_register(self, offset, value):
         """Write a 32-bit register; all that this starts has completed when it returns.
 
-        ValueError where the bus would answer SLVERR: no register, one that is only read, a window
-        after the lock.
+        RegisterError where the bus answers SLVERR: no register, one that is only read, a window
+        after the lock. ValueError for a value that is not of 32 bits.
         """
         register = self._register(offset)
         value = int(value)
@@ -491,11 +495,11 @@ class Machine:
             raise ValueError(f"value must be from 0 to 2**32 - 1, not {value!r}")
         name, access = register.name, self._registers.Access
         if all(field.access == access.R for field in register.fields):
-            raise ValueError(f"offset must be that of a writable register, not {offset!r}: "
-                             f"{name} is only read (SLVERR)")
+            raise RegisterError(f"offset must be that of a writable register, not {offset!r}: "
+                                f"{name} is only read (SLVERR)")
         if name in self._lockable and self._values["window_lock"]:
-            raise ValueError(f"offset must not be that of a window after window_lock, "
-                             f"not {offset!r}: {name} (SLVERR)")
+            raise RegisterError(f"offset must not be that of a window after window_lock, "
+                                f"not {offset!r}: {name} (SLVERR)")
         for field in register.fields:
             part = value & field.mask
             if field.access == access.RW:

@@ -84,13 +84,15 @@ class Core(wiring.Component):
         m = Module()
         config, derived = self.config, self.config.derived
 
+        m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.read_port = read_port = ReadPort(config)
         m.submodules.write_port = write_port = WritePort(config)
         for port in (read_port, write_port):
             for name, member in port.bus.signature.members.items():
                 inner, outer = getattr(port.bus, name), getattr(self.m_axi, name)
                 m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
-            m.d.comb += [port.windows.eq(self.windows), port.halt.eq(self.halt)]
+            m.d.comb += [port.windows.eq(self.windows), port.halt.eq(self.halt),
+                         port.restart.eq(~sequencer.in_flight)]
         m.d.comb += self.idle.eq(read_port.idle & write_port.idle)
 
         def to_port(reader, bursts, beats):
@@ -98,7 +100,6 @@ class Core(wiring.Component):
             connect(m, read_port.beats[reader], beats)
 
         # Front: descriptors, and the arrays they name.
-        m.submodules.sequencer = sequencer = Sequencer(config)
         to_port(Reader.DESCRIPTOR, sequencer.fetch, sequencer.fetched)
         arrays = {}
         for reader, job in ((Reader.OFFSET, sequencer.offset_job),
@@ -175,7 +176,7 @@ class Core(wiring.Component):
             self.busy.eq(sequencer.busy),
             self.interrupt.eq(sequencer.interrupt),
         ]
-        self._first_error(m, self.error, sequencer.head,
+        self._first_error(m, self.error, sequencer,
                           (sequencer, lengths, source, sink, read_port, write_port))
         m.d.comb += [
             self.events.busy.eq(sequencer.busy),
@@ -196,14 +197,20 @@ class Core(wiring.Component):
         return m
 
     @staticmethod
-    def _first_error(m, error, head, units):
-        """Show the error of the first unit that has one; the ports report for the oldest slot."""
+    def _first_error(m, error, sequencer, units):
+        """Show the error of the first unit that has one.
+
+        The ports report for the oldest descriptor in work, or for the one being fetched.
+        """
         records = []
         for n, unit in enumerate(units):
             record = Signal(error_record(), name=f"error_{n}")
             m.d.comb += record.eq(unit.error)
             if isinstance(unit, ReadPort | WritePort):
-                m.d.comb += record.slot.eq(head)
+                m.d.comb += record.slot.eq(sequencer.head)
+            if isinstance(unit, ReadPort):
+                with m.If(unit.error.limit == Reader.DESCRIPTOR):
+                    m.d.comb += record.slot.eq(sequencer.fetch.payload.position)
             records.append(record)
         grants = first_of(record.valid for record in records)
         m.d.comb += Value.cast(error).eq(select(grants, records))

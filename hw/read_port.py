@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .axi import BURST_INCR, axi4_signature
 from .registers import ErrorCode, Reader
 from .select import first_of, select
-from .types import burst, error_record
+from .types import COUNT_WIDTH, burst, error_record
 from .windows import allowed, windows_layout
 
 __all__ = ["ReadPort"]
@@ -28,6 +28,8 @@ class ReadPort(wiring.Component):
     windows : In(windows_layout())
     halt : In(1)
         Issue nothing more. What is valid on AR stays valid.
+    restart : In(1)
+        No descriptor is in work: the beats that an error reports count from 0.
     error : Out(error_record())
         A window was missed, or the memory answered with an error.
     idle : Out(1)
@@ -50,6 +52,7 @@ class ReadPort(wiring.Component):
             .array(len(Reader)),
             "windows": In(windows_layout()),
             "halt": In(1),
+            "restart": In(1),
             "error": Out(error_record()),
             "idle": Out(1),
             "outstanding": Out(1),
@@ -115,11 +118,18 @@ class ReadPort(wiring.Component):
             valid.eq(bus.rvalid), rid.eq(bus.rid), word.eq(bus.rdata),
             resp.eq(bus.rresp), resp_bad.eq(bus.rvalid & bus.rresp[1]),
         ]
+        received = []
         for reader in Reader:
             m.d.comb += [
                 self.beats[reader].valid.eq(valid & (rid == reader)),
                 self.beats[reader].payload.eq(word),
             ]
+            count = Signal(COUNT_WIDTH, name=f"received_{reader.name.lower()}")
+            received.append(count)
+            with m.If(self.restart):
+                m.d.sync += count.eq(0)
+            with m.Elif(self.beats[reader].valid):
+                m.d.sync += count.eq(count + 1)
 
         # Twelve bits hold more bursts than all readers' buffers together can ask for.
         outstanding = Signal(12)
@@ -138,6 +148,7 @@ class ReadPort(wiring.Component):
             m.d.comb += [
                 self.error.valid.eq(1),
                 self.error.code.eq(ErrorCode.READ_RESPONSE),
+                self.error.position.eq(select([rid == reader for reader in Reader], received)),
                 self.error.slot.eq(0),
                 self.error.value.eq(resp),
                 self.error.limit.eq(rid),

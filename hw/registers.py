@@ -96,10 +96,12 @@ ERROR_DOC = {
         "A write would leave the windows that allow writing; it was not issued.",
         "number of the segment", "the address", "0"),
     ErrorCode.READ_RESPONSE: ErrorDoc(
-        "The memory answered a read with an error.", "beats that this reader had received",
-        "RRESP", "the reader (enum Reader)"),
+        "The memory answered a read with an error.",
+        "beats that this reader had received since no descriptor was in work", "RRESP",
+        "the reader (enum Reader)"),
     ErrorCode.WRITE_RESPONSE: ErrorDoc(
-        "The memory answered a write with an error.", "bursts answered so far", "BRESP", "0"),
+        "The memory answered a write with an error.",
+        "bursts answered since no descriptor was in work", "BRESP", "0"),
 }
 
 

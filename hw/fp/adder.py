@@ -14,44 +14,48 @@ __all__ = ["Adder"]
 # is 1, as its weight is, so that significands need nothing but their hidden bit to be 0.
 
 
-def _compare(a, b, pass_a):
+def _unpack(a, b, pass_a):
+    a_hidden, b_hidden = a[23:31].any(), b[23:31].any()
     return {
-        "swap": (b[:31] > a[:31]) & ~pass_a,
+        "a_significand": Cat(a[:23], a_hidden),
+        "b_significand": Cat(b[:23], b_hidden),
+        "a_exponent": a[23:31] | ~a_hidden,
+        "b_exponent": b[23:31] | ~b_hidden,
         "difference": (a[31] ^ b[31]) & ~pass_a,
     }
 
 
-def _exchange(a, b, pass_a, swap):
+def _compare(a, b, a_exponent, b_exponent, pass_a):
+    return {
+        "swap": (b[:31] > a[:31]) & ~pass_a,
+        "a_distance": (b_exponent - a_exponent)[:8],
+        "b_distance": (a_exponent - b_exponent)[:8],
+    }
+
+
+def _exchange(a, b, a_significand, b_significand, a_exponent, b_exponent, a_distance, b_distance,
+              pass_a, swap):
     # To pass a, add +0 to it: every bit survives, NaN payloads too, once it is not made special.
+    smaller = Mux(pass_a, 0, Mux(swap, a_significand, b_significand))
     return {
-        "larger": Mux(swap, b[:31], a[:31]),
-        "smaller": Mux(pass_a, 0, Mux(swap, a[:31], b[:31])),
         "negative": Mux(swap, b[31], a[31]),
-    }
-
-
-def _unpack(larger, smaller, pass_a):
-    hidden, smaller_hidden = larger[23:31].any(), smaller[23:31].any()
-    return {
-        "exponent": larger[23:31] | ~hidden,
-        "smaller_exponent": smaller[23:31] | ~smaller_hidden,
-        "significand": Cat(larger[:23], hidden),
+        "exponent": Mux(swap, b_exponent, a_exponent),
+        "significand": Mux(swap, b_significand, a_significand),
         # Guard and round bits below; what is shifted out of them is the sticky bit.
-        "aligned": Cat(Const(0, 2), smaller[:23], smaller_hidden),
+        "aligned": Cat(Const(0, 2), smaller),
         "sticky": Const(0, 1),
-        "special": larger[23:31].all() & ~pass_a,
-        "fraction_any": larger[:23].any(),
-        "exponent_max": larger[23:31] == 254,
+        "distance": Mux(swap, a_distance, b_distance),
     }
 
 
-def _measure(exponent, smaller_exponent):
-    return {"distance": (exponent - smaller_exponent)[:8]}
-
-
-def _limit(distance):
-    # From 26 on, everything is shifted out, and 31 does that as well as any longer distance.
-    return {"distance": distance[:5] | distance[5:].any().replicate(5)}
+def _limit(exponent, significand, distance, pass_a):
+    return {
+        # From 26 on, everything is shifted out, and 31 does that as well as any longer distance.
+        "distance": distance[:5] | distance[5:].any().replicate(5),
+        "special": (exponent == 255) & ~pass_a,
+        "fraction_any": significand[:23].any(),
+        "exponent_max": exponent == 254,
+    }
 
 
 def _align(places, distance, aligned, sticky):
@@ -72,44 +76,65 @@ def _add(significand, addend, difference):
     return {"total": total[1:29]}
 
 
-def _examine(total, exponent, exponent_max):
+def _survey(total, exponent):
+    # Which groups of four are 0; the shifts by 16, 8, and 4 follow from them alone.
     return {
-        "zero": total == 0,
-        "overflow": exponent_max & total[27],
-        # Shifts of normalisation are allowed while they leave the exponent at 0 or above.
+        "blank": Cat(total[n:n + 4] == 0 for n in range(0, 28, 4)),
+        # Normalisation shifts left by at most the exponent, which from 32 on is no limit.
         "free": exponent[5:].any(),
     }
 
 
-def _seek(places, total, exponent, free):
-    bit = exponent[places.bit_length() - 1]
-    return {"shift": (total[-places:] == 0) & (free | bit)}
+def _examine(total, blank, exponent_max):
+    return {"zero": blank.all(), "overflow": exponent_max & total[27]}
 
 
-def _normalise(places, total, exponent, free, shift):
-    bit = exponent[places.bit_length() - 1]
+def _survey_last(total):
+    return {"blank": ~total[24:]}
+
+
+def _seek(places, groups, blank, exponent, free):
+    return {"shift": blank[-groups:].all() & (free | exponent[places.bit_length() - 1])}
+
+
+def _normalise(places, groups, total, blank, exponent, free, shift):
     return {
         "total": Mux(shift, Cat(Const(0, places), total[:-places]), total),
-        # An allowance of more than this is one for all smaller shifts, if it is not used here.
-        "free": free | (bit & ~shift),
+        "blank": Mux(shift, Cat(Const(0, groups), blank[:-groups]), blank),
+        # Room that this shift did not use is room for every shorter one.
+        "free": free | (exponent[places.bit_length() - 1] & ~shift),
         f"shift_{places}": shift,
     }
 
 
-def _decide(total, exponent, shift_16, shift_8, shift_4, shift_2, shift_1):
+def _scale(exponent, shift_16, shift_8, shift_4, shift_2):
+    return {"scaled": (exponent - Cat(Const(0, 1), shift_2, shift_4, shift_8, shift_16))[:8]}
+
+
+def _decide(total, scaled, exponent, free):
+    # The last place. Without a 1 in the upper two the result is subnormal or zero.
+    hidden = total[27]
+    stay = hidden | ~(free | exponent[0])
     return {
-        "exponent": (exponent - Cat(shift_1, shift_2, shift_4, shift_8, shift_16))[:8],
-        "fraction": total[4:27],
-        "hidden": total[27],
-        "round_up": total[3] & (total[:3].any() | total[4]),
+        "stay": stay,
+        "hidden": hidden,
+        "scaled": Mux(total[26:].any(), scaled, 0),
     }
 
 
-def _round(exponent, fraction, hidden, round_up):
-    # The exponent is one short where there is a hidden bit, which is what adding that bit mends. A
-    # fraction that overflows carries into the exponent, up to infinity.
-    increment = Cat(round_up, Const(0, 22), hidden)
-    return {"rounded": (Cat(fraction, exponent) + increment)[:31]}
+def _settle(total, stay):
+    return {
+        "fraction": Mux(stay, total[4:27], total[3:26]),
+        "guard": Mux(stay, total[3], total[2]),
+        "sticky": total[:2].any() | (stay & total[2]),
+    }
+
+
+def _round(scaled, fraction, hidden, guard, sticky):
+    # The exponent is one short where the hidden bit was in place before the last shift: adding that
+    # bit mends it. A fraction that overflows carries into the exponent, up to infinity.
+    increment = Cat(guard & (sticky | fraction[0]), Const(0, 22), hidden)
+    return {"rounded": (Cat(fraction, scaled) + increment)[:31]}
 
 
 def _judge(negative, difference, zero, overflow, special, fraction_any):
@@ -122,25 +147,38 @@ def _judge(negative, difference, zero, overflow, special, fraction_any):
     }
 
 
-def _pack(rounded, negative, zero, clear, special, nan):
+def _pack(rounded, negative, clear, special, nan):
     fraction = Mux(clear, Cat(Const(0, 22), nan), rounded[:23])
-    exponent = Mux(special, 255, Mux(zero, 0, rounded[23:]))
+    exponent = Mux(special, 255, rounded[23:])
     return {"o": Cat(fraction, exponent, negative)}
 
 
 _STEPS = {
+    "unpack": _unpack,
     "compare": _compare,
     "exchange": _exchange,
-    "unpack": _unpack,
-    "measure": _measure,
     "limit": _limit,
-    **{f"align_{n}": partial(_align, n) for n in (16, 8, 4, 2, 1)},
+    "align_16": partial(_align, 16),
+    "align_8": partial(_align, 8),
+    "align_4": partial(_align, 4),
+    "align_2": partial(_align, 2),
+    "align_1": partial(_align, 1),
     "complement": _complement,
     "add": _add,
+    "survey": _survey,
     "examine": _examine,
-    **{f"{name}_{n}": partial(step, n)
-       for n in (16, 8, 4, 2, 1) for name, step in (("seek", _seek), ("normalise", _normalise))},
+    "seek_16": partial(_seek, 16, 4),
+    "normalise_16": partial(_normalise, 16, 4),
+    "seek_8": partial(_seek, 8, 2),
+    "normalise_8": partial(_normalise, 8, 2),
+    "seek_4": partial(_seek, 4, 1),
+    "normalise_4": partial(_normalise, 4, 1),
+    "survey_last": _survey_last,
+    "seek_2": partial(_seek, 2, 2),
+    "normalise_2": partial(_normalise, 2, 2),
+    "scale": _scale,
     "decide": _decide,
+    "settle": _settle,
     "round": _round,
     "judge": _judge,
     "pack": _pack,
@@ -151,9 +189,9 @@ _CUTS = {
     1: (),
     2: ("complement",),
     3: ("align_16", "add"),
-    4: ("align_16", "add", "normalise_1"),
-    5: ("exchange", "align_4", "add", "normalise_1"),
-    6: ("exchange", "align_4", "add", "normalise_4", "decide"),
+    4: ("align_16", "add", "normalise_4"),
+    5: ("compare", "align_4", "survey", "normalise_2"),
+    6: ("compare", "align_16", "complement", "survey", "settle"),
 }
 
 
