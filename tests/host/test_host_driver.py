@@ -581,3 +581,12 @@ def test_values_between_rows_are_left_alone():
     expected = before.copy()
     expected[[4, 1], 4:8] = 2
     assert np.array_equal(wide.view(np.uint32), expected.view(np.uint32))
+
+
+def test_source_whose_stride_the_engine_cannot_count_is_copied():
+    wide = np.zeros((3, 1 << 17), F32)  # 65,536 beats from row to row
+    wide[:, :2] = np.arange(6, dtype=F32).reshape(3, 2)
+    device = open_machine()
+    assert device.gather(wide[:, :2], np.array([2, 0])).tolist() == [[4, 5], [0, 1]]
+    with pytest.raises(ValueError, match="weight must have a row stride"):
+        device.scatter_update(wide[:, :2], np.array([0]), np.ones((1, 2), F32), tcast.SGD(1))

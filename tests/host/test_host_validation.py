@@ -192,6 +192,9 @@ def test_updated_array_must_not_overlap_what_is_read(device):
     with pytest.raises(ValueError, match="weight must not share memory with grad_out"):
         device.backward_update(table, table[:2], casting, tcast.SGD(0.1))
     assert (table == 1).all()
+    wide = np.ones((10, 8), F32)  # columns of one table are apart, although between each other
+    device.scatter_update(wide[:, :4], ints(0, 1), wide[:2, 4:], tcast.SGD(1.0))
+    assert (wide[:2, :4] == 0).all() and wide.sum() == 72
 
 
 @pytest.mark.parametrize("name, value, words", [
