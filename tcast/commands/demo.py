@@ -77,8 +77,9 @@ def demonstrate(*, preset="ddr512", data=None, steps=40, rtl_steps=3,
         out.print("5. One training step done in all three ways, pass by pass:")
         show_cosimulation(report["cosim"])
     out.print("6. The same step on every backend of this machine:")
-    report["compare"] = compare_backends(workload="real", backends=backends, data=data,
-                                         batch=128, preset=preset, seed=seed, verilog=Path(verilog["path"]))
+    report["compare"] = compare_backends(
+        workload="real", backends=backends, data=data, batch=128, preset=preset, seed=seed,
+        verilog=Path(verilog["path"]))
     show_comparison(report["compare"])
     report["passed"] = bool(report["rtl"]["equal"] and report["training"]["learned"]
                             and report["cosim"]["equal"] and report["compare"]["equal"])
