@@ -1,8 +1,8 @@
 """Runs the cocotb suites of suites.json: ``python -m tcast.sim.regress [--suite NAME] [--list]``.
 
 Prints the seed, what every test did, the command that runs it again, and at the end ``REGRESS
-PASS`` or ``REGRESS FAIL``; the exit status is 0 only for the first. A suite in which no test ran has
-failed.
+PASS`` or ``REGRESS FAIL``; the exit status is 0 only for the first. A suite in which no test ran
+has failed.
 """
 
 import argparse

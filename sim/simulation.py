@@ -82,6 +82,7 @@ def bench_interface(library):
     _signature(library, "bench_current", handle)
     _signature(library, "bench_map", number, handle, u64, u64, handle, number)
     _signature(library, "bench_unmap", number, handle, u64)
+    _signature(library, "bench_restore", None, handle)
     _signature(library, "bench_error_range", None, handle, u64, u64, number, number, number)
     _signature(library, "bench_clear_error_ranges", None, handle)
     _signature(library, "bench_seed", None, handle, u64)

@@ -129,9 +129,6 @@ class _Io:
         """Let the clock run until irq or for ``max_cycles``."""
         return self._wait(max_cycles)
 
-    def close(self):
-        """Nothing to release: the simulation ends with the bench."""
-
 
 class TestbenchIo(_Io):
     """The engine in ``tb``: its memory is the C++ model.
@@ -151,14 +148,21 @@ class TestbenchIo(_Io):
     def __init__(self, bench, seed=0, **options):
         super().__init__(bench)
         self.mapped = {}
+        bench.library.bench_restore(bench.memory)
         bench.library.bench_seed(bench.memory, seed)
         configure_memory(bench.library, bench.memory, **options)
 
     def map(self, address, array, writable=True):
         """Make the array's own bytes the memory at ``address``."""
-        assert self.bench.library.bench_map(self.bench.memory, address, array.nbytes,
-                                            array.ctypes.data, writable), hex(address)
+        if not self.bench.library.bench_map(self.bench.memory, address, array.nbytes,
+                                            array.ctypes.data, writable):
+            raise ValueError(f"{address:#x} is mapped already")
         self.mapped[address] = array
+
+    def close(self):
+        """Take all arrays away."""
+        for address in list(self.mapped):
+            self.unmap(address)
 
     def unmap(self, address):
         """Take the array away."""
@@ -253,3 +257,7 @@ class PortsIo(_Io):
     def unmap(self, address):
         """Take the array away."""
         del self.memory.regions[address]
+
+    def close(self):
+        """Take all arrays away."""
+        self.memory.regions.clear()

@@ -105,10 +105,8 @@ async def reset_in_the_middle(dut):
         outcome = await bridge(interrupted)()
         assert outcome != "nothing", "the engine finished a pass that a reset had ended"
         assert await pulling > 0
-        for address in list(io.mapped):
-            io.unmap(address)
+        io.close()
         got = await bridge(lambda: forward(EngineDevice(io, config_of_run())))()
         np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
-        for address in list(io.mapped):
-            io.unmap(address)
+        io.close()
     bench.check()
