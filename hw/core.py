@@ -175,7 +175,11 @@ class Core(wiring.Component):
             sequencer.ring_size_log2.eq(self.ring_size_log2),
             sequencer.tail.eq(self.tail),
             sequencer.halt.eq(self.halt),
-            sequencer.done.eq(write_port.descriptor_done),
+            sequencer.written.eq(write_port.descriptor_done),
+            # The end of a descriptor reaches the reducer behind every lookup, used or not.
+            sequencer.gathered.eq(reducer.job.valid & reducer.job.ready),
+            sequencer.fetch_missed.eq(read_port.fetch_missed),
+            sequencer.fetch_resp.eq(read_port.fetch_resp),
             self.head.eq(sequencer.head),
             self.busy.eq(sequencer.busy),
             self.interrupt.eq(sequencer.interrupt),
@@ -183,7 +187,7 @@ class Core(wiring.Component):
         self._first_error(m, self.error, sequencer,
                           (sequencer, lengths, source, sink, read_port, write_port))
         m.d.comb += [
-            self.events.busy.eq(sequencer.busy),
+            self.events.busy.eq(sequencer.busy & ~self.halt),
             self.events.outstanding.eq(read_port.outstanding),
             self.events.wants_credit.eq(
                 Cat(reader.starved for reader in (*arrays.values(), row_reader, old_reader)).any()),
@@ -202,7 +206,7 @@ class Core(wiring.Component):
     def _first_error(m, error, sequencer, units):
         """Show the error of the first unit that has one.
 
-        The ports report for the oldest descriptor in work, or for the one being fetched.
+        The ports report for the oldest descriptor in work.
         """
         records = []
         for n, unit in enumerate(units):
@@ -210,9 +214,6 @@ class Core(wiring.Component):
             m.d.comb += record.eq(unit.error)
             if isinstance(unit, ReadPort | WritePort):
                 m.d.comb += record.slot.eq(sequencer.head)
-            if isinstance(unit, ReadPort):
-                with m.If(unit.error.limit == Reader.DESCRIPTOR):
-                    m.d.comb += record.slot.eq(sequencer.fetch.payload.position)
             records.append(record)
         grants = first_of(record.valid for record in records)
         m.d.comb += Value.cast(error).eq(select(grants, records))
