@@ -16,7 +16,7 @@ from .runner import build_library, build_once, build_place, file_facts, library_
 
 __all__ = ["COUNTERS", "MEMORY_OPTIONS", "ProtocolError", "RegisterError", "Simulation",
            "SimulationTimeout", "bench_interface", "configure_memory", "engine_verilog",
-           "is_built", "testbench_sources"]
+           "is_built", "memory_counters", "testbench_sources"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -82,6 +82,7 @@ def bench_interface(library):
     _signature(library, "bench_current", handle)
     _signature(library, "bench_map", number, handle, u64, u64, handle, number)
     _signature(library, "bench_unmap", number, handle, u64)
+    _signature(library, "bench_restore", None, handle)
     _signature(library, "bench_error_range", None, handle, u64, u64, number, number, number)
     _signature(library, "bench_clear_error_ranges", None, handle)
     _signature(library, "bench_seed", None, handle, u64)
@@ -124,6 +125,13 @@ def configure_memory(library, bench, *, backpressure=None, latency=None, **optio
     for name, value in values.items():
         if not library.bench_set(bench, name.encode(), value):
             raise AssertionError(f"the memory model has no option {name}")
+
+
+def memory_counters(library, bench):
+    """Return the counters of a bench's memory, by name (COUNTERS)."""
+    values = (ctypes.c_uint64 * len(COUNTERS))()
+    library.bench_counters(bench, values)
+    return dict(zip(COUNTERS, values, strict=True))
 
 
 def testbench_sources(verilog):
@@ -355,9 +363,7 @@ class Simulation:
     def memory_counters(self):
         """Return what the memory counted since the start, by name (COUNTERS)."""
         self._open()
-        values = (ctypes.c_uint64 * len(COUNTERS))()
-        self._library.bench_counters(self._bench, values)
-        return dict(zip(COUNTERS, values, strict=True))
+        return memory_counters(self._library, self._bench)
 
     @property
     def bursts_open(self):
