@@ -476,7 +476,7 @@ class EngineDevice(Device):
         for number, item in enumerate(passes):
             its = {"target": item.target, "source": item.source}
             stride = _row_stride(item.source)
-            if (item.source.strides[1] != 4 or stride % beat
+            if (item.source.strides[1] != 4 or stride % beat or stride >= beat << 16
                     or stride < item.source.shape[1] * 4 or item.source.ctypes.data % 4):
                 if any(np.may_share_memory(item.source, target) for target in targets):
                     raise ValueError(

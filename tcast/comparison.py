@@ -6,6 +6,7 @@ bits. PyTorch and FBGEMM sum in other orders, so they must agree within the boun
 :mod:`tcast.host.peers`, and only the time inside the library counts, not the conversion of arrays.
 """
 
+import importlib
 import time
 from dataclasses import dataclass, field
 from statistics import median
@@ -23,8 +24,8 @@ BACKENDS = ("golden", "cpu", "cupy", "torch", "fbgemm", "sim")
 
 #: How each backend's time is taken, for the table.
 TIMING = {
-    "golden": "one core, NumPy",
-    "cpu": "all cores, NumPy",
+    "golden": "NumPy, one thread",
+    "cpu": "NumPy on the threads given",
     "cupy": "GPU, arrays on the GPU, synchronised",
     "torch": "inside PyTorch: forward; backward + coalesce + SGD.step, sparse gradients",
     "fbgemm": "inside FBGEMM: forward; backward with fused exact SGD",
@@ -116,8 +117,20 @@ class _Backend:
         return result, seconds
 
 
-def open_backends(names, config, *, latency=64, seed=0, verilog=None):
+def open_backends(names, config, *, threads=1, latency=64, seed=0, verilog=None, on_build=None):
     """Open what can be opened of ``names``.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of BACKENDS, each at most once.
+    config : EngineConfig
+        The engine that "sim" simulates.
+    threads : int
+        For "cpu" and for the peers. More than one makes PyTorch's threads wait for each other in
+        busy loops, which on a machine with other work costs far more than the work itself.
+    latency, seed, verilog, on_build
+        As the simulation has them.
 
     Returns
     -------
@@ -139,12 +152,19 @@ def open_backends(names, config, *, latency=64, seed=0, verilog=None):
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
     if len(set(names)) != len(names):
         raise ValueError(f"backends must be named once each, not {','.join(names)!r}")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads!r}")
+    options = {"cpu": {"threads": threads},
+               "sim": {"latency": latency, "seed": seed, "verilog": verilog,
+                       "on_build": on_build}}
     opened = []
     for name in names:
-        options = {"latency": latency, "seed": seed, "verilog": verilog} if name == "sim" else {}
         try:
-            device = open_peer(name) if name in ("torch", "fbgemm") \
-                else api.open(name, config=config, **options)
+            if name in ("torch", "fbgemm"):
+                device = open_peer(name)
+                importlib.import_module("torch").set_num_threads(threads)
+            else:
+                device = api.open(name, config=config, **options.get(name, {}))
             opened.append((name, device, ""))
         except (BackendUnavailable, BuildError) as error:
             opened.append((name, None, str(error)))

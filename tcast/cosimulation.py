@@ -18,7 +18,7 @@ from .hw.descriptor import unpack
 from .sim.simulation import Simulation
 
 __all__ = ["CAUSES", "OPERATIONS", "CheckedDevice", "Comparison", "Operation", "limit_of",
-           "open_comparison", "step"]
+           "open_comparison", "step", "utilisation"]
 
 #: How an engine can fail at what the golden model can do: the driver's EngineError and
 #: EngineTimeout, the checkers' ProtocolError, a reset that does not end.
@@ -87,7 +87,7 @@ class Operation:
 def utilisation(counters):
     """Return the share of cycles with a read beat, or None where nothing was counted."""
     cycles = counters.get("cycles", 0)
-    return round(counters["read_useful"] / cycles, 4) if cycles else None
+    return round(counters["read_useful"] / cycles, 6) if cycles else None
 
 
 def limit_of(counters):

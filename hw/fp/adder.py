@@ -107,20 +107,34 @@ def _normalise(places, groups, total, blank, exponent, free, shift):
     }
 
 
-def _decide(total, exponent, shift_16, shift_8, shift_4, shift_2, shift_1):
+def _scale(exponent, shift_16, shift_8, shift_4, shift_2):
+    return {"scaled": (exponent - Cat(Const(0, 1), shift_2, shift_4, shift_8, shift_16))[:8]}
+
+
+def _decide(total, scaled, exponent, free):
+    # The last place. Without a 1 in the upper two the result is subnormal or zero.
+    hidden = total[27]
+    stay = hidden | ~(free | exponent[0])
     return {
-        "exponent": (exponent - Cat(shift_1, shift_2, shift_4, shift_8, shift_16))[:8],
-        "fraction": total[4:27],
-        "hidden": total[27],
-        "round_up": total[3] & (total[:3].any() | total[4]),
+        "stay": stay,
+        "hidden": hidden,
+        "scaled": Mux(total[26:].any(), scaled, 0),
     }
 
 
-def _round(exponent, fraction, hidden, round_up):
-    # The exponent is one short where there is a hidden bit, which is what adding that bit mends. A
-    # fraction that overflows carries into the exponent, up to infinity.
-    increment = Cat(round_up, Const(0, 22), hidden)
-    return {"rounded": (Cat(fraction, exponent) + increment)[:31]}
+def _settle(total, stay):
+    return {
+        "fraction": Mux(stay, total[4:27], total[3:26]),
+        "guard": Mux(stay, total[3], total[2]),
+        "sticky": total[:2].any() | (stay & total[2]),
+    }
+
+
+def _round(scaled, fraction, hidden, guard, sticky):
+    # The exponent is one short where the hidden bit was in place before the last shift: adding that
+    # bit mends it. A fraction that overflows carries into the exponent, up to infinity.
+    increment = Cat(guard & (sticky | fraction[0]), Const(0, 22), hidden)
+    return {"rounded": (Cat(fraction, scaled) + increment)[:31]}
 
 
 def _judge(negative, difference, zero, overflow, special, fraction_any):
@@ -133,9 +147,9 @@ def _judge(negative, difference, zero, overflow, special, fraction_any):
     }
 
 
-def _pack(rounded, negative, zero, clear, special, nan):
+def _pack(rounded, negative, clear, special, nan):
     fraction = Mux(clear, Cat(Const(0, 22), nan), rounded[:23])
-    exponent = Mux(special, 255, Mux(zero, 0, rounded[23:]))
+    exponent = Mux(special, 255, rounded[23:])
     return {"o": Cat(fraction, exponent, negative)}
 
 
@@ -162,9 +176,9 @@ _STEPS = {
     "survey_last": _survey_last,
     "seek_2": partial(_seek, 2, 2),
     "normalise_2": partial(_normalise, 2, 2),
-    "seek_1": partial(_seek, 1, 1),
-    "normalise_1": partial(_normalise, 1, 1),
+    "scale": _scale,
     "decide": _decide,
+    "settle": _settle,
     "round": _round,
     "judge": _judge,
     "pack": _pack,
@@ -175,9 +189,9 @@ _CUTS = {
     1: (),
     2: ("complement",),
     3: ("align_16", "add"),
-    4: ("align_16", "add", "normalise_1"),
-    5: ("exchange", "align_4", "add", "normalise_1"),
-    6: ("exchange", "align_4", "add", "normalise_4", "decide"),
+    4: ("align_16", "add", "normalise_4"),
+    5: ("compare", "align_4", "survey", "normalise_2"),
+    6: ("compare", "align_16", "complement", "survey", "settle"),
 }
 
 

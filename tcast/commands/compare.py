@@ -8,7 +8,7 @@ import typer
 from ..hw.config import PRESETS, EngineConfig
 from .console import EXIT_MISMATCH, Json, out, print_json, print_table, progress, refused
 
-__all__ = ["compare_backends", "register", "show"]
+__all__ = ["DEFAULT_BACKENDS", "agreement", "compare_backends", "register", "show"]
 
 DEFAULT_BACKENDS = "golden,cpu,cupy,torch,fbgemm,sim"
 
@@ -36,6 +36,8 @@ def register(app):
             help=f"Engine that is simulated: {', '.join(PRESETS)}.")] = "tiny64",
         latency: Annotated[int, typer.Option(
             help="Read latency of its memory in cycles.")] = 64,
+        threads: Annotated[int, typer.Option(
+            help="Threads of cpu, torch and fbgemm.")] = 1,
         repeats: Annotated[int, typer.Option(help="Alternating runs; medians are shown.")] = 7,
         seed: Annotated[int, typer.Option(help="Seed of everything that is random.")] = 0,
         as_json: Json = False,
@@ -44,7 +46,7 @@ def register(app):
         report = compare_backends(
             workload=workload, backends=backends, data=data, batch=batch, scale=scale,
             distribution=distribution, exponent=exponent, preset=preset, latency=latency,
-            repeats=repeats, seed=seed)
+            threads=threads, repeats=repeats, seed=seed)
         if as_json:
             print_json(report)
         else:
@@ -55,7 +57,7 @@ def register(app):
 
 def compare_backends(*, workload="real", backends=DEFAULT_BACKENDS, data=None, batch=64,
                      scale=0.002, distribution="powerlaw", exponent=1.05, preset="tiny64",
-                     latency=64, repeats=7, seed=0, verilog=None):
+                     latency=64, threads=1, repeats=7, seed=0, verilog=None):
     """Return the report that ``tcast compare --json`` prints, as a dict of JSON types.
 
     ``verilog`` is the path of the simulated engine's Verilog where it has been emitted already.
@@ -65,7 +67,7 @@ def compare_backends(*, workload="real", backends=DEFAULT_BACKENDS, data=None, b
 
     names = [name.strip() for name in backends.split(",") if name.strip()]
     with progress() as bar:
-        opening = bar.add_task("opening the backends (the first simulation is built)", total=None)
+        opening = bar.add_task("opening the backends", total=None)
         with refused(ValueError, TypeError):
             config = EngineConfig.preset(preset)
             step_inputs = inputs(workload, data_file=data, batch=batch, scale=scale,
@@ -74,7 +76,9 @@ def compare_backends(*, workload="real", backends=DEFAULT_BACKENDS, data=None, b
                 raise ValueError(f"repeats must be at least 1, not {repeats!r}")
             if not names:
                 raise ValueError(f"backends must name at least one, not {backends!r}")
-            opened = open_backends(names, config, latency=latency, seed=seed, verilog=verilog)
+            opened = open_backends(
+                names, config, threads=threads, latency=latency, seed=seed, verilog=verilog,
+                on_build=lambda what: bar.update(opening, description=f"{config.name}: {what}"))
         bar.remove_task(opening)
         runs = sum(1 if name == "sim" else repeats for name, device, _ in opened if device)
         task = bar.add_task(workload, total=step_inputs.count * runs)
@@ -86,8 +90,8 @@ def compare_backends(*, workload="real", backends=DEFAULT_BACKENDS, data=None, b
     ran = [result for result in results if not result.skipped]
     base = next((result for result in ran if result.forward), None)
     return {
-        **step_inputs.facts, "seed": seed, "repeats": repeats, "preset": preset,
-        "latency": latency,
+        **step_inputs.facts, "seed": seed, "threads": threads, "repeats": repeats,
+        "preset": preset, "latency": latency,
         "equal": bool(ran) and all(result.equal for result in ran),
         "base": None if base is None else base.name,
         "backends": [result.as_dict(base) for result in results],
@@ -113,8 +117,8 @@ def show(report):
     print_table(("backend", "agrees with golden", ">forward ms", ">backward ms",
                  f">time ÷ {base}", ">cycles", "what was timed"), rows,
                 title=f"{report['workload']}, batch {report['batch']}: medians of "
-                      f"{report['repeats']} alternating runs; sim: {report['preset']}, "
-                      f"memory latency {report['latency']}")
+                      f"{report['repeats']} alternating runs, threads {report['threads']}; sim: "
+                      f"{report['preset']}, memory latency {report['latency']}")
     for facts in report["backends"]:
         for mismatch in facts.get("mismatches", ())[:3]:
             out.print(f"MISMATCH {mismatch}", markup=False)

@@ -53,8 +53,8 @@ def register(app):
         if found["gpus"]:
             print_table(("GPU", "memory", "driver"),
                         [tuple(gpu.values()) for gpu in found["gpus"]], title="GPUs")
-        print_table(("backend", "what it is", "available"),
-                    [(name, backend["description"], backend["reason"] or "yes")
+        print_table(("backend", "available"),
+                    [(name, f"no: {backend['reason']}" if backend["reason"] else "yes")
                      for name, backend in found["backends"].items()], title="Backends")
 
 
@@ -62,7 +62,7 @@ def information():
     """Return what ``tcast info --json`` prints, as a dict of JSON types.
 
     ``packages`` and ``tools`` map names to a version or None; ``gpus`` lists name, memory and
-    driver; ``backends`` is :func:`tcast.backends`.
+    driver; ``backends`` maps the names of ``tcast.open`` to ``available`` and ``reason``.
     """
     return {
         "packages": {"tcast": _version("tcast"), "python": platform.python_version(),
@@ -70,7 +70,8 @@ def information():
         "tools": {"verilator": _verilator(),
                   **{name: _program(name, option) for name, option in _PROGRAMS.items()}},
         "gpus": _gpus(),
-        "backends": backends(),
+        "backends": {name: {"available": not reason, "reason": reason}
+                     for name, reason in backends().items()},
     }
 
 

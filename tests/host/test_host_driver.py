@@ -342,6 +342,13 @@ def test_a_pass_sees_those_before_it(spy):
     assert len(spy.maps) == 1 + 4 + 1 + 4
 
 
+def test_a_result_can_be_a_source_without_sgd():
+    first = pass_of(1)
+    second = Pass(source=first.target, target=np.zeros((2, 4), F32), indices=np.array([3, 3]))
+    open_machine().submit([first, second])
+    assert golden.bits_equal(second.target, expected_of(first)[[3, 3]])
+
+
 def test_an_array_used_twice_is_mapped_once(spy):
     device = EngineDevice(spy, TINY)
     item = pass_of()
@@ -350,6 +357,18 @@ def test_an_array_used_twice_is_mapped_once(spy):
     device.submit([item, again])
     assert len(spy.maps) == 1 + 2 + 1 + 2
     assert golden.bits_equal(item.target, again.target)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_array_used_as_both_widths_suits_both(seed):
+    device = open_machine(placement="scattered", seed=seed)
+    source = np.arange(8, dtype=F32).reshape(4, 2)
+    wide = np.array([3, 1], I64)
+    passes = [Pass(source=source, target=np.zeros((2, 2), F32), indices=wide),
+              Pass(source=source, target=np.zeros((4, 2), F32), indices=wide.view(I32))]
+    device.submit(passes)
+    assert passes[0].target.tolist() == [[6, 7], [2, 3]]
+    assert passes[1].target.tolist() == [[6, 7], [0, 1], [2, 3], [0, 1]]
 
 
 @pytest.mark.parametrize("placement", ["aligned", "scattered"])
@@ -527,6 +546,24 @@ def test_engine_that_stays_busy_is_a_timeout(spy):
         device.submit([pass_of()])
 
 
+def test_engine_that_does_not_answer_is_refused_from_then_on(spy):
+    device = EngineDevice(spy, TINY)
+
+    def fail(*arguments):
+        raise OSError("bus is gone")
+
+    def wait(cycles):
+        spy.read_register = spy.write_register = fail
+        fail()
+
+    spy.on_wait = wait
+    with pytest.raises(OSError, match="bus is gone") as caught:
+        device.submit([pass_of()])
+    assert "could not be reset" in caught.value.__notes__[0]
+    with pytest.raises(RuntimeError, match="cannot be used: bus is gone"):
+        device.submit([pass_of()])
+
+
 def test_interruption_stops_the_engine_and_takes_the_arrays_back(spy):
     device = EngineDevice(spy, TINY)
 
@@ -581,3 +618,12 @@ def test_values_between_rows_are_left_alone():
     expected = before.copy()
     expected[[4, 1], 4:8] = 2
     assert np.array_equal(wide.view(np.uint32), expected.view(np.uint32))
+
+
+def test_source_whose_stride_the_engine_cannot_count_is_copied():
+    wide = np.zeros((3, 1 << 17), F32)  # 65,536 beats from row to row
+    wide[:, :2] = np.arange(6, dtype=F32).reshape(3, 2)
+    device = open_machine()
+    assert device.gather(wide[:, :2], np.array([2, 0])).tolist() == [[4, 5], [0, 1]]
+    with pytest.raises(ValueError, match="weight must have a row stride"):
+        device.scatter_update(wide[:, :2], np.array([0]), np.ones((1, 2), F32), tcast.SGD(1))

