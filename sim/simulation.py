@@ -8,6 +8,7 @@ offers what the driver needs (EngineIo of host/io.py) and, beyond it, every knob
 import ctypes
 import functools
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -229,12 +230,18 @@ class Simulation:
         Any of MEMORY_OPTIONS.
 
     Every call that lets the clock run raises ProtocolError if a checker saw a broken rule in it.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall time spent simulating in wait() and step().
     """
 
     def __init__(self, config, *, latency=64, backpressure=0.0, seed=0, verilog=None, waves=None,
                  random_reset=False, on_build=None, **memory):
         self.config = config
         self.seed = int(seed)
+        self.seconds = 0.0
         self._handle = None
         self._regions = {}
         if verilog is None:
@@ -389,7 +396,9 @@ class Simulation:
     def _run(self, cycles, *, until_irq):
         left = int(cycles)
         while left > 0:
+            began = time.perf_counter()
             run = self._library.sim_run(self._open(), min(left, SLICE), until_irq)
+            self.seconds += time.perf_counter() - began
             self._check()
             left -= run
             if until_irq and self.irq:
