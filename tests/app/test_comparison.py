@@ -71,3 +71,48 @@ def test_refusals(names, words):
         open_backends(["cpu"], CONFIG, threads=0)
     with pytest.raises(ValueError, match="repeats must be at least 1, not 0"):
         compare([], (), 0.5, repeats=0)
+
+
+def test_a_gpu_works_on_its_own_arrays_and_is_waited_for(monkeypatch):
+    class Array(np.ndarray):
+        """What lies on the GPU."""
+
+    class Cupy:
+        waits = 0
+
+        class cuda:
+            pass
+
+        @staticmethod
+        def asarray(array):
+            return np.array(array).view(Array)
+
+        @staticmethod
+        def asnumpy(array):
+            assert isinstance(array, Array)
+            return np.array(array)
+
+    class Stream:
+        def synchronize(self):
+            Cupy.waits += 1
+
+    class OnGpu(type(tcast.open("golden"))):
+        def embedding_bag(self, weight, indices, offsets):
+            assert all(isinstance(array, Array) for array in (weight, indices, offsets))
+            return Cupy.asarray(super().embedding_bag(
+                *(np.array(array) for array in (weight, indices, offsets))))
+
+        def cast(self, indices, offsets, num_rows):
+            return super().cast(np.array(indices), np.array(offsets), num_rows)
+
+        def backward_update(self, weight, grad_out, casting, optimizer):
+            assert isinstance(weight, Array) and isinstance(grad_out, Array)
+            own = np.array(weight)
+            super().backward_update(own, np.array(grad_out), casting, optimizer)
+            weight[...] = own
+
+    Cupy.cuda.get_current_stream = Stream
+    monkeypatch.setattr("tcast.host.cupy_backend.load_cupy", lambda: Cupy)
+    result, = compare([("cupy", OnGpu(), "")], tables(1), 0.5, repeats=2)
+    assert result.equal, result.mismatches
+    assert Cupy.waits == 4
