@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import SMALL
 from engine_bench import special_rows
-from stream_bench import STALLS, StreamBench
+from stream_bench import SMALL, STALLS, StreamBench
 from tcast.golden import bits_equal, gather_reduce
 from tcast.hw.config import EngineConfig
 from tcast.hw.reducer import Reducer

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import SMALL
 from engine_bench import special_rows
-from stream_bench import STALLS, StreamBench
+from stream_bench import SMALL, STALLS, StreamBench
 from tcast.golden import SGD, bits_equal, scatter_update
 from tcast.hw.config import EngineConfig
 from tcast.hw.updater import Updater
