@@ -54,7 +54,7 @@ def main():
         *table(("preset", "workload", "memory", "equal", ">passes", ">forward", ">R busy",
                 ">baseline", ">casted", ">fused", ">R busy", ">baseline ÷ fused"),
                [_row(report) for report in reports]), "",
-        "Tables have a thousandth of their rows, batches 4 samples, `real` has 64. The commands:", "",
+        "Tables have a thousandth of their rows, batches 4 samples (`real`: 64). Commands:", "",
         *(f"- `{report['rerun']}`" for report in reports)]
     write("cosim_matrix", "Cosimulation of every preset and workload", lines,
           {"equal": equal, "reports": reports})

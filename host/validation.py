@@ -194,6 +194,13 @@ def sample_weights(value, n_lookups, mode="sum", xp=np):
     return value
 
 
+def factors(name, value, size, unit):
+    """Check a float32 array with one element for each of ``size`` lookups or segments."""
+    _array(name, value, 1, (np.float32,), np)
+    if value.size != size:
+        raise ValueError(f"{name} must have {size} elements ({unit}), not {value.size}")
+
+
 def scalar_count(name, value):
     """Check a number of things: an int of at least 0. Returns it as a Python int."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):

@@ -1,6 +1,6 @@
 """Core: the dataflow of the engine, gather → reduce → scatter, from the ring to the bus."""
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect
 
@@ -104,7 +104,9 @@ class Core(wiring.Component):
         arrays = {}
         for reader, job in ((Reader.OFFSET, sequencer.offset_job),
                             (Reader.INDEX, sequencer.index_job),
-                            (Reader.TARGET, sequencer.target_job)):
+                            (Reader.WEIGHT, sequencer.weight_job),
+                            (Reader.TARGET, sequencer.target_job),
+                            (Reader.SCALE, sequencer.scale_job)):
             m.submodules[f"{reader.name.lower()}_reader"] = arrays[reader] = ArrayReader(config)
             connect(m, job, arrays[reader].job)
             to_port(reader, arrays[reader].bursts, arrays[reader].beats)
@@ -121,6 +123,7 @@ class Core(wiring.Component):
         connect(m, lengths.o, walker.segments)
         connect(m, sequencer.walk_job, walker.job)
         connect(m, arrays[Reader.INDEX].o, walker.indices)
+        connect(m, arrays[Reader.WEIGHT].o, walker.weights)
         connect(m, walker.rows, source.i)
         connect(m, walker.tokens, tokens.i)
         connect(m, sequencer.source_job, source.job)
@@ -159,6 +162,7 @@ class Core(wiring.Component):
         connect(m, tokens.o, reducer.tokens)
         connect(m, row_reader.data, reducer.rows)
         connect(m, sequencer.update_job, updater.job)
+        connect(m, arrays[Reader.SCALE].o, updater.scales)
         connect(m, reducer.o, updater.sums)
         connect(m, old_reader.data, updater.old)
         connect(m, updater.o, write_port.data)
@@ -186,9 +190,7 @@ class Core(wiring.Component):
             self.events.busy.eq(sequencer.busy & ~self.halt),
             self.events.outstanding.eq(read_port.outstanding),
             self.events.wants_credit.eq(
-                row_reader.starved | old_reader.starved
-                | arrays[Reader.INDEX].starved | arrays[Reader.OFFSET].starved
-                | arrays[Reader.TARGET].starved),
+                Cat(reader.starved for reader in (*arrays.values(), row_reader, old_reader)).any()),
             self.events.wants_index.eq(walker.wants_index),
             self.events.wants_segment.eq(walker.wants_segment),
             self.events.walking.eq(walker.job.valid),

@@ -12,6 +12,8 @@ from .windows import allowed, windows_layout
 
 __all__ = ["ReadPort"]
 
+_ARRAY_READERS = len(set(Reader) - {Reader.DESCRIPTOR, Reader.OLD_ROW, Reader.ROW})
+
 
 class ReadPort(wiring.Component):
     """Merge the readers' bursts, guard them by the windows, and hand the data back by ID.
@@ -144,7 +146,7 @@ class ReadPort(wiring.Component):
 
         # There are no more bursts than all buffers have beats, and one for a descriptor.
         beats_max = (config.row_buffer_beats + config.old_buffer_beats
-                     + 3 * config.array_buffer_beats)
+                     + _ARRAY_READERS * config.array_buffer_beats)
         outstanding = Signal(range(beats_max + 2))
         issued = bus.arvalid & bus.arready
         finished = bus.rvalid & bus.rlast

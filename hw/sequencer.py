@@ -13,9 +13,11 @@ from .types import (
     array_job,
     burst,
     error_record,
+    reduce_job,
     row_job,
     segment_job,
     update_job,
+    walk_job,
 )
 
 __all__ = ["DESCRIPTORS_IN_FLIGHT", "Sequencer"]
@@ -47,11 +49,12 @@ class Sequencer(wiring.Component):
         Their beats.
     fetch_missed, fetch_resp : In
         See ReadPort.
-    index_job, offset_job, target_job : Out(stream.Signature(array_job()))
+    index_job, offset_job, weight_job, target_job, scale_job : Out(stream.Signature(array_job()))
     segment_job : Out(stream.Signature(segment_job()))
-    walk_job, count_job : Out(stream.Signature(COUNT_WIDTH))
+    walk_job : Out(stream.Signature(walk_job()))
+    count_job : Out(stream.Signature(COUNT_WIDTH))
     source_job, sink_job : Out(stream.Signature(row_job()))
-    reduce_job : Out(stream.Signature(row_beats_width))
+    reduce_job : Out(stream.Signature(reduce_job()))
     update_job : Out(stream.Signature(update_job()))
         The parts, each behind a queue of its own.
     written : In(1)
@@ -77,10 +80,11 @@ class Sequencer(wiring.Component):
         self.config = config
         derived = config.derived
         self.jobs = {
-            "index_job": array_job(), "offset_job": array_job(), "target_job": array_job(),
-            "segment_job": segment_job(), "walk_job": COUNT_WIDTH,
+            "index_job": array_job(), "offset_job": array_job(), "weight_job": array_job(),
+            "target_job": array_job(), "scale_job": array_job(),
+            "segment_job": segment_job(), "walk_job": walk_job(),
             "source_job": row_job(derived), "sink_job": row_job(derived),
-            "count_job": COUNT_WIDTH, "reduce_job": derived.row_beats_width,
+            "count_job": COUNT_WIDTH, "reduce_job": reduce_job(derived),
             "update_job": update_job(derived),
         }
         super().__init__({
@@ -156,6 +160,10 @@ class Sequencer(wiring.Component):
                           "count": fields["n_lookups"]},
             "offset_job": {"kind": fields["segment_kind"], "base": fields["offset_base"],
                            "count": fields["n_segments"] + 1},
+            "weight_job": {"kind": ElementKind.INT32, "base": fields["weight_base"],
+                           "count": fields["n_lookups"]},
+            "scale_job": {"kind": ElementKind.INT32, "base": fields["scale_base"],
+                          "count": fields["n_segments"]},
             "target_job": {"kind": fields["target_kind"], "base": fields["target_base"],
                            "count": fields["n_segments"]},
             "segment_job": {"unit": unit, "n_lookups": fields["n_lookups"],
@@ -168,22 +176,22 @@ class Sequencer(wiring.Component):
                          "stride_beats": fields["dst_stride"] >> beat_log2,
                          "n_rows": fields["dst_rows"], "row_beats": row_beats,
                          "increasing": update, "read": update, "slot": slot},
-            "update_job": {"update": update, "lr": fields["lr"],
+            "walk_job": {"n_lookups": fields["n_lookups"], "weighted": fields["weighted"]},
+            "reduce_job": {"row_beats": row_beats, "weighted": fields["weighted"]},
+            "update_job": {"update": update, "scaled": fields["scaled"], "lr": fields["lr"],
                            "n_segments": fields["n_segments"], "row_beats": row_beats},
         }
         for name, values in parts.items():
             for key, value in values.items():
                 m.d.comb += queues[name].i.payload[key].eq(value)
-        m.d.comb += [
-            queues["walk_job"].i.payload.eq(fields["n_lookups"]),
-            queues["count_job"].i.payload.eq(fields["n_segments"]),
-            queues["reduce_job"].i.payload.eq(row_beats),
-        ]
+        m.d.comb += queues["count_job"].i.payload.eq(fields["n_segments"])
         # A queue may still hold its part of a descriptor that completed a moment ago.
         issue = Signal()
         room = Cat(queue.i.ready for queue in queues.values()).all()
+        wanted = {"offset_job": ~unit, "weight_job": fields["weighted"],
+                  "scale_job": fields["scaled"]}
         for name, queue in queues.items():
-            m.d.comb += queue.i.valid.eq(issue & ~unit if name == "offset_job" else issue)
+            m.d.comb += queue.i.valid.eq(issue & wanted.get(name, 1))
 
         # Completion. Writes and lookups finish in either order: each may be ahead.
         done = Signal()
@@ -278,8 +286,8 @@ class Sequencer(wiring.Component):
             ("segment_kind", fields["segment_kind"] > max(ElementKind), int(max(ElementKind))),
             ("target_kind", fields["target_kind"] > max(ElementKind), int(max(ElementKind))),
             ("sink", fields["sink"] > max(Sink), int(max(Sink))),
-            ("weighted", fields["weighted"], 0),
-            ("scaled", fields["scaled"], 0),
+            # One multiplier serves the scale and the learning rate.
+            ("scaled", fields["scaled"] & (fields["sink"] != Sink.WRITE), 0),
             ("dim", (fields["dim"] == 0) | (fields["dim"] > self.config.dim_max)
              | fields["dim"][:beat_log2 - 2].any(), self.config.dim_max),
             ("n_segments", unit & (fields["n_segments"] != fields["n_lookups"]),
@@ -291,4 +299,6 @@ class Sequencer(wiring.Component):
             ("index_base", misaligned_array("index_kind", "index_base"), 0),
             ("offset_base", misaligned_array("segment_kind", "offset_base"), 0),
             ("target_base", misaligned_array("target_kind", "target_base"), 0),
+            ("weight_base", fields["weighted"] & fields["weight_base"][:2].any(), 0),
+            ("scale_base", fields["scaled"] & fields["scale_base"][:2].any(), 0),
         ]

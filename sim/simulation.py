@@ -8,6 +8,7 @@ offers what the driver needs (EngineIo of host/io.py) and, beyond it, every knob
 import ctypes
 import functools
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from .runner import build_library, build_once, build_place, file_facts, library_
 
 __all__ = ["COUNTERS", "MEMORY_OPTIONS", "ProtocolError", "RegisterError", "Simulation",
            "SimulationTimeout", "bench_interface", "configure_memory", "engine_verilog",
-           "is_built", "testbench_sources"]
+           "is_built", "memory_counters", "testbench_sources"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -82,6 +83,7 @@ def bench_interface(library):
     _signature(library, "bench_current", handle)
     _signature(library, "bench_map", number, handle, u64, u64, handle, number)
     _signature(library, "bench_unmap", number, handle, u64)
+    _signature(library, "bench_restore", None, handle)
     _signature(library, "bench_error_range", None, handle, u64, u64, number, number, number)
     _signature(library, "bench_clear_error_ranges", None, handle)
     _signature(library, "bench_seed", None, handle, u64)
@@ -124,6 +126,13 @@ def configure_memory(library, bench, *, backpressure=None, latency=None, **optio
     for name, value in values.items():
         if not library.bench_set(bench, name.encode(), value):
             raise AssertionError(f"the memory model has no option {name}")
+
+
+def memory_counters(library, bench):
+    """Return the counters of a bench's memory, by name (COUNTERS)."""
+    values = (ctypes.c_uint64 * len(COUNTERS))()
+    library.bench_counters(bench, values)
+    return dict(zip(COUNTERS, values, strict=True))
 
 
 def testbench_sources(verilog):
@@ -221,12 +230,18 @@ class Simulation:
         Any of MEMORY_OPTIONS.
 
     Every call that lets the clock run raises ProtocolError if a checker saw a broken rule in it.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall time spent simulating in wait() and step().
     """
 
     def __init__(self, config, *, latency=64, backpressure=0.0, seed=0, verilog=None, waves=None,
                  random_reset=False, on_build=None, **memory):
         self.config = config
         self.seed = int(seed)
+        self.seconds = 0.0
         self._handle = None
         self._regions = {}
         if verilog is None:
@@ -355,9 +370,7 @@ class Simulation:
     def memory_counters(self):
         """Return what the memory counted since the start, by name (COUNTERS)."""
         self._open()
-        values = (ctypes.c_uint64 * len(COUNTERS))()
-        self._library.bench_counters(self._bench, values)
-        return dict(zip(COUNTERS, values, strict=True))
+        return memory_counters(self._library, self._bench)
 
     @property
     def bursts_open(self):
@@ -383,7 +396,9 @@ class Simulation:
     def _run(self, cycles, *, until_irq):
         left = int(cycles)
         while left > 0:
+            began = time.perf_counter()
             run = self._library.sim_run(self._open(), min(left, SLICE), until_irq)
+            self.seconds += time.perf_counter() - began
             self._check()
             left -= run
             if until_irq and self.irq:

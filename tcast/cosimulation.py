@@ -18,7 +18,7 @@ from .hw.descriptor import unpack
 from .sim.simulation import Simulation
 
 __all__ = ["CAUSES", "OPERATIONS", "CheckedDevice", "Comparison", "Operation", "limit_of",
-           "open_comparison", "step"]
+           "open_comparison", "step", "utilisation"]
 
 #: How an engine can fail at what the golden model can do: the driver's EngineError and
 #: EngineTimeout, the checkers' ProtocolError, a reset that does not end.

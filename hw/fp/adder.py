@@ -90,7 +90,7 @@ def _examine(total, blank, exponent_max):
 
 
 def _survey_last(total):
-    return {"blank": ~total[24:]}
+    return {"blank": ~total[26:]}
 
 
 def _seek(places, groups, blank, exponent, free):
@@ -98,13 +98,15 @@ def _seek(places, groups, blank, exponent, free):
 
 
 def _normalise(places, groups, total, blank, exponent, free, shift):
-    return {
+    results = {
         "total": Mux(shift, Cat(Const(0, places), total[:-places]), total),
-        "blank": Mux(shift, Cat(Const(0, groups), blank[:-groups]), blank),
         # Room that this shift did not use is room for every shorter one.
         "free": free | (exponent[places.bit_length() - 1] & ~shift),
         f"shift_{places}": shift,
     }
+    if left := len(blank) - groups:
+        results["blank"] = Mux(shift, blank[:left], blank[-left:])
+    return results
 
 
 def _scale(exponent, shift_16, shift_8, shift_4, shift_2):
@@ -188,10 +190,10 @@ _STEPS = {
 _CUTS = {
     1: (),
     2: ("complement",),
-    3: ("align_16", "add"),
-    4: ("align_16", "add", "normalise_4"),
+    3: ("align_8", "normalise_16"),
+    4: ("exchange", "complement", "seek_4"),
     5: ("compare", "align_4", "survey", "normalise_2"),
-    6: ("compare", "align_16", "complement", "survey", "settle"),
+    6: ("compare", "align_8", "complement", "survey", "seek_2"),
 }
 
 

@@ -24,8 +24,9 @@ def _unpack(a, b):
     return {
         "a_significand": a_significand,
         "b_significand": b_significand,
-        # The exponent of a subnormal is 1.
-        "exponents": (a[23:31] | ~a_hidden) + (b[23:31] | ~b_hidden),
+        # The sum of the exponents and 1, by a carry from a bit below. That of a subnormal is 1.
+        "exponents": (Cat(Const(1, 1), a[23:31] | ~a_hidden)
+                      + Cat(Const(1, 1), b[23:31] | ~b_hidden))[1:],
         "leading": Mux(a_hidden, b_significand, a_significand),
         "negative": a[31] ^ b[31],
         "special": a_special | b_special,
@@ -49,9 +50,10 @@ def _measure(exponents, leading, skip_16, skip_8, skip_4, skip_2, skip_1):
     return {
         "zero": ~leading,
         # Places to the right, counted from 24 to the left: to normalise, and to denormalise.
-        "normalise": (24 - zeros)[:6],
-        "denormalise": (151 - exponents)[:9],
-        "surplus": exponents - (zeros + 127),
+        "normalise": (24 - zeros)[:5],
+        "denormalise": (152 - exponents)[:8],
+        # The exponent of the normalised product, less 1; subtracted are 128 and the zeros.
+        "surplus": exponents - Cat(zeros, Const(0b100, 3)),
     }
 
 

@@ -8,7 +8,7 @@ import typer
 from ..hw.config import PRESETS, EngineConfig
 from .console import EXIT_MISMATCH, Json, out, print_json, print_table, progress, refused
 
-__all__ = ["compare_backends", "register", "show"]
+__all__ = ["DEFAULT_BACKENDS", "agreement", "compare_backends", "register", "show"]
 
 DEFAULT_BACKENDS = "golden,cpu,cupy,torch,fbgemm,sim"
 

@@ -11,9 +11,9 @@ import typer
 from ..hw.config import PRESETS, EngineConfig
 from .console import EXIT_MISMATCH, Json, fail, out, print_json, print_table, progress, refused
 
-__all__ = ["PASS", "cosimulate", "register"]
+__all__ = ["FAIL", "PASS", "cosimulate", "percent", "register", "show"]
 
-#: Printed at the end of a run in which everything was equal, and never otherwise.
+#: The last word of a run: PASS only if everything ran and was equal.
 PASS = "TCAST-COSIM-PASS"
 FAIL = "TCAST-COSIM-FAIL"
 
@@ -137,6 +137,11 @@ def rerun(options):
     return shlex.join(words)
 
 
+def percent(share):
+    """Return a share as text, or nothing for None."""
+    return "" if share is None else f"{share:.1%}"
+
+
 def show(report):
     """Print a report as tables."""
     print_table(
@@ -169,8 +174,7 @@ def _row(operation):
     lost = {name: counters.get(name, 0) for name in CAUSES}
     text = ", ".join(f"{name.removeprefix('read_')} {count:,}"
                      for name, count in sorted(lost.items(), key=lambda pair: -pair[1]) if count)
-    busy = operation["utilisation"]
     return (operation["operation"], "yes" if operation["equal"] else "NO", operation["passes"],
             f"{counters.get('cycles', 0):,}", f"{counters.get('r_beats', 0):,}",
-            f"{counters.get('w_beats', 0):,}", "" if busy is None else f"{busy:.1%}", text,
+            f"{counters.get('w_beats', 0):,}", percent(operation["utilisation"]), text,
             operation["limited_by"])

@@ -9,7 +9,11 @@ from typing import Annotated
 import typer
 
 from ..hw.config import PRESETS, EngineConfig
+from .compare import DEFAULT_BACKENDS, agreement, compare_backends
+from .compare import show as show_comparison
 from .console import EXIT_MISMATCH, fail, out, print_table, progress, refused
+from .cosim import cosimulate, percent
+from .cosim import show as show_cosimulation
 
 __all__ = ["demonstrate", "loss_curve", "register"]
 
@@ -29,6 +33,8 @@ def register(app):
         steps: Annotated[int, typer.Option(help="Training steps on the golden model.")] = 40,
         rtl_steps: Annotated[int, typer.Option(
             help="How many of them are made on the RTL as well.")] = 3,
+        backends: Annotated[str, typer.Option(
+            help="What the last table compares.")] = DEFAULT_BACKENDS,
         output: Annotated[Path, typer.Option(
             "--output", "-o", metavar="DIR", help="Directory for the report.")]
         = Path("build/demo"),
@@ -36,13 +42,13 @@ def register(app):
     ):
         """Train on a real log, steps of it on the RTL, compare the backends, write a report."""
         report = demonstrate(preset=preset, data=data, steps=steps, rtl_steps=rtl_steps,
-                             output=output, seed=seed)
+                             backends=backends, output=output, seed=seed)
         if not report["passed"]:
             raise typer.Exit(EXIT_MISMATCH)
 
 
-def demonstrate(*, preset="ddr512", data=None, steps=40, rtl_steps=3, output=Path("build/demo"),
-                seed=0):
+def demonstrate(*, preset="ddr512", data=None, steps=40, rtl_steps=3,
+                backends=DEFAULT_BACKENDS, output=Path("build/demo"), seed=0):
     """Run the demonstration, print it, write its files; return the report."""
     begin = time.perf_counter()
     with refused(ValueError, TypeError, OSError):
@@ -66,18 +72,14 @@ def demonstrate(*, preset="ddr512", data=None, steps=40, rtl_steps=3, output=Pat
     report["rtl"] = _train_on_rtl(config, log, rtl_steps, seed, Path(verilog["path"]))
     report["training"] = _train_on_golden(log, steps, seed, report["rtl"])
     if report["rtl"]["equal"]:
-        from .cosim import cosimulate, show
-
         report["cosim"] = cosimulate(preset=preset, workload="real", data=data, batch=128,
                                      seed=seed, verilog=Path(verilog["path"]))
         out.print("5. One training step done in all three ways, pass by pass:")
-        show(report["cosim"])
-    from .compare import compare_backends
-    from .compare import show as show_comparison
-
+        show_cosimulation(report["cosim"])
     out.print("6. The same step on every backend of this machine:")
-    report["compare"] = compare_backends(workload="real", data=data, batch=128, preset=preset,
-                                         seed=seed, verilog=Path(verilog["path"]))
+    report["compare"] = compare_backends(
+        workload="real", backends=backends, data=data, batch=128, preset=preset, seed=seed,
+        verilog=Path(verilog["path"]))
     show_comparison(report["compare"])
     report["passed"] = bool(report["rtl"]["equal"] and report["training"]["learned"]
                             and report["cosim"]["equal"] and report["compare"]["equal"])
@@ -105,7 +107,7 @@ def _emit(config, directory):
 
 def _train_on_rtl(config, log, steps, seed, verilog):
     """Train the first steps on the engine, everything checked; return what happened."""
-    from ..cosimulation import CheckedDevice, open_comparison
+    from ..cosimulation import CheckedDevice, open_comparison, utilisation
     from ..equality import MismatchError
     from ..sim.runner import BuildError
     from ..training import train
@@ -134,14 +136,13 @@ def _train_on_rtl(config, log, steps, seed, verilog):
         rows.append({
             "step": number, "loss": step.loss, "lookups": step.lookups, "rows": step.rows,
             "forward_cycles": forward["cycles"], "backward_cycles": backward["cycles"],
-            "forward_busy": round(forward["read_useful"] / forward["cycles"], 4),
-            "backward_busy": round(backward["read_useful"] / backward["cycles"], 4)})
+            "forward_busy": utilisation(forward), "backward_busy": utilisation(backward)})
     print_table(
         (">step", ">loss", ">lookups", ">rows updated", ">forward cycles", ">R busy",
          ">backward cycles", ">R busy"),
         [(row["step"], f"{row['loss']:.6f}", row["lookups"], row["rows"],
-          f"{row['forward_cycles']:,}", f"{row['forward_busy']:.1%}",
-          f"{row['backward_cycles']:,}", f"{row['backward_busy']:.1%}") for row in rows])
+          f"{row['forward_cycles']:,}", percent(row["forward_busy"]),
+          f"{row['backward_cycles']:,}", percent(row["backward_busy"])) for row in rows])
     operations = [operation.as_dict() for operation in device.operations.values()]
     compared = sum(operation["image_bytes"] for operation in operations)
     guards = sum(operation["guard_bytes"] for operation in operations)
@@ -256,8 +257,9 @@ def _markdown(report):
             "| R busy |", "|---|---|---|---|---|---|---|---|"]
         lines += [
             f"| {row['step']} | {row['loss']:.6f} | {row['lookups']} | {row['rows']} "
-            f"| {row['forward_cycles']} | {row['forward_busy']:.1%} | {row['backward_cycles']} "
-            f"| {row['backward_busy']:.1%} |" for row in rtl["steps"]]
+            f"| {row['forward_cycles']} | {percent(row['forward_busy'])} "
+            f"| {row['backward_cycles']} | {percent(row['backward_busy'])} |"
+            for row in rtl["steps"]]
     else:
         lines += [f"The RTL differs: {rtl['mismatch']}"]
     before, after = training["held_out_before"], training["held_out_after"]
@@ -277,7 +279,7 @@ def _markdown(report):
         lines += [
             f"| {row['operation']} | {'yes' if row['equal'] else 'NO'} "
             f"| {row['counters'].get('cycles', 0)} | {row['counters'].get('r_beats', 0)} "
-            f"| {row['counters'].get('w_beats', 0)} | {row['utilisation'] or 0:.1%} "
+            f"| {row['counters'].get('w_beats', 0)} | {percent(row['utilisation'])} "
             f"| {row['limited_by']} |" for row in report["cosim"]["operations"]]
         lines += ["", f"Backward and update: baseline {ways['baseline']} cycles, casted "
                       f"{ways['casted']}, fused {ways['fused']}."]
@@ -291,8 +293,6 @@ def _markdown(report):
 
 
 def _backend_row(facts):
-    from .compare import agreement
-
     if "skipped" in facts:
         return f"| {facts['backend']} | skipped: {facts['skipped']} | | | | |"
     cycles = facts.get("cycles")

@@ -57,7 +57,7 @@ class Image:
 
 
 def make(image, src, dst, *, indices=None, offsets=None, targets=None, lr=None, n_lookups=None,
-         gap=1, **fields):
+         weights=None, scales=None, gap=1, **fields):
     """Return the descriptor of one pass, and the live target rows and their memory."""
     n = n_lookups if n_lookups is not None else len(indices if indices is not None else src)
     s = n if offsets is None else len(offsets) - 1
@@ -75,6 +75,10 @@ def make(image, src, dst, *, indices=None, offsets=None, targets=None, lr=None, 
             values[kind] = KINDS[array.dtype]
     if lr is not None:
         values |= {"sink": layout.Sink.SGD, "lr": golden.SGD(lr).lr_bits}
+    for name, flag, array in (("weight_base", "weighted", weights),
+                              ("scale_base", "scaled", scales)):
+        if array is not None:
+            values |= {name: image.array(array), flag: 1}
     values |= fields
     return layout.unpack(layout.pack(values)), live, memory
 
@@ -113,6 +117,10 @@ def test_every_primitive_equals_its_function(dtype, gap):
     grads = golden.casted_gather_reduce(grad_out, casting)
     updated = weight.copy()
     golden.backward_update(updated, grad_out, casting, optimizer)
+    per_sample = np.linspace(-2, 3, len(indices), dtype=np.float32)
+    weighted = golden.cast(indices, offsets, len(weight), per_sample)
+    weighted_update = weight.copy()
+    golden.backward_update(weighted_update, grad_out, weighted, optimizer)
     scattered = weight.copy()
     golden.scatter(scattered, casting.rows, grads)
 
@@ -135,6 +143,17 @@ def test_every_primitive_equals_its_function(dtype, gap):
                            dict(indices=casting.bags, offsets=casting.segment_offsets,
                                 targets=casting.rows, lr=0.3), updated),
         "plain scatter": (grads, weight, dict(targets=casting.rows), scattered),
+        "weighted forward": (weight, blank(len(grad_out)),
+                             dict(indices=indices, offsets=offsets, weights=per_sample),
+                             golden.embedding_bag(weight, indices, offsets, per_sample)),
+        "mean forward": (weight, blank(len(grad_out)),
+                         dict(indices=indices, offsets=offsets,
+                              scales=golden.reciprocals(offsets)),
+                         golden.embedding_bag(weight, indices, offsets, mode="mean")),
+        "weighted backward": (grad_out, weight,
+                              dict(indices=weighted.bags, offsets=weighted.segment_offsets,
+                                   targets=weighted.rows, weights=weighted.weights, lr=0.3),
+                              weighted_update),
     }
     for name, (src, dst, arrays, expected) in passes.items():
         print(name)
@@ -234,7 +253,7 @@ def fused(memory, seed=4, **changes):
 
 @pytest.mark.parametrize("field, value, limit", [
     ("index_kind", 3, 2), ("segment_kind", 3, 2), ("target_kind", 3, 2), ("sink", 2, 1),
-    ("sink", 3, 1), ("weighted", 1, 0), ("scaled", 1, 0), ("dim", 132, DIM_MAX),
+    ("sink", 3, 1), ("scaled", 1, 0), ("dim", 132, DIM_MAX),
     ("dim", 0, DIM_MAX), ("dim", 10, DIM_MAX), ("src_base", 0x1008, 0), ("dst_base", 0x1004, 0),
     ("src_stride", 56, 48), ("dst_stride", 72, 48), ("src_stride", 32, 48),
     ("dst_stride", 32, 48), ("src_stride", BEAT << 16, 48), ("index_base", 0x1004, 0),

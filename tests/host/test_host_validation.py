@@ -162,6 +162,8 @@ def read_only(array):
     ("weight", np.lib.stride_tricks.as_strided(np.ones(100, F32), (10, 4), (8, 4)), ValueError,
      ["weight", "row stride", "16"]),
     ("weight", np.ones((10, 4), F32)[::-1], ValueError, ["weight", "row stride"]),
+    ("weight", np.frombuffer(bytearray(161), F32, 40, 1).reshape(10, 4), ValueError,
+     ["weight", "aligned to 4 bytes"]),
     ("weight", np.ones((10, 4)), TypeError, ["weight", "float64"]),
     ("grads", np.ones((3, 2), F32), ValueError, ["grads", "4 columns", "(3, 2)"]),
     ("grads", np.ones((2, 4), F32), ValueError, ["grads", "3 rows", "(2, 4)"]),

@@ -45,6 +45,8 @@ class Case:
     indices: np.ndarray
     offsets: np.ndarray
     lr: float
+    weights: np.ndarray | None
+    mode: str
 
 
 @st.composite
@@ -98,9 +100,12 @@ def cases(draw, lanes, dim_max):
             array.view(np.uint32)[mask] = rng.choice(SPECIAL, mask.sum())
         return array
 
+    mode = draw(st.sampled_from(["sum", "sum", "weighted", "mean"]))
     return Case(values((rows, dim)), values((len(lengths), dim)), indices.astype(dtype),
                 offsets.astype(draw(st.sampled_from([np.int32, np.int64]))),
-                draw(st.sampled_from([0.0, 0.1, 1.0, 1e-40, 3e38])))
+                draw(st.sampled_from([0.0, 0.1, 1.0, 1e-40, 3e38])),
+                values(n + unused) if mode == "weighted" else None,
+                "mean" if mode == "mean" else "sum")
 
 
 @contextmanager
@@ -136,14 +141,16 @@ def test_device_equals_golden(engine, data):
     seed = data.draw(st.integers(0, 1000))
     with connected(engine, memory, placement=placement, seed=seed, ring_size_log2=2) as device:
         indices, offsets, sgd = case.indices, case.offsets, golden.SGD(case.lr)
-        assert_bits(device.embedding_bag(case.weight, indices, offsets),
-                    golden.embedding_bag(case.weight, indices, offsets), "forward")
+        forward = (case.weight, indices, offsets, case.weights, case.mode)
+        assert_bits(device.embedding_bag(*forward), golden.embedding_bag(*forward), "forward")
         counters = device.counters()
         assert counters["segments"] == len(offsets) - 1
         assert counters["rows"] == offsets[-1]
         assert sum(counters[name] for name, _ in COUNTERS if name.startswith("read_")
                    and name != "read_bursts") == counters["cycles"]
-        casting = device.cast(indices, offsets, len(case.weight))
+        weights = golden.mean_weights(offsets) if case.mode == "mean" else case.weights
+        weights = None if weights is None else np.resize(weights, indices.size)
+        casting = device.cast(indices, offsets, len(case.weight), weights)
         assert_bits(device.casted_gather_reduce(case.grad_out, casting),
                     golden.casted_gather_reduce(case.grad_out, casting), "casted gather-reduce")
         expanded = device.expand(case.grad_out, offsets)
@@ -176,13 +183,16 @@ def test_rings_of_overlapping_descriptors_equal_golden(engine, data):
     passes, expected = [], []
     for _ in range(data.draw(st.integers(1, 12))):
         case = data.draw(cases(lanes, 16 * lanes))
-        casting = golden.cast(case.indices, case.offsets, len(case.weight))
+        casting = golden.cast(case.indices, case.offsets, len(case.weight), case.weights)
         relaxed = data.draw(st.booleans())
         match data.draw(st.sampled_from(["forward", "expand", "fused", "scatter"])):
             case "forward":
-                want = golden.embedding_bag(case.weight, case.indices, case.offsets)
+                want = golden.embedding_bag(case.weight, case.indices, case.offsets,
+                                            case.weights, case.mode)
+                scales = golden.reciprocals(case.offsets) if case.mode == "mean" else None
                 item = Pass(source=case.weight, target=np.zeros_like(want), indices=case.indices,
-                            offsets=case.offsets, relaxed=relaxed)
+                            offsets=case.offsets, weights=case.weights, scales=scales,
+                            relaxed=relaxed)
             case "expand":
                 want = golden.expand(case.grad_out, case.offsets)
                 item = Pass(source=case.grad_out, target=np.zeros_like(want),
@@ -192,6 +202,7 @@ def test_rings_of_overlapping_descriptors_equal_golden(engine, data):
                 golden.backward_update(want, case.grad_out, casting, golden.SGD(case.lr))
                 item = Pass(source=case.grad_out, target=case.weight.copy(), indices=casting.bags,
                             offsets=casting.segment_offsets, rows=casting.rows,
+                            weights=casting.weights,
                             optimizer=golden.SGD(case.lr), relaxed=relaxed)
             case "scatter":
                 rows = case.indices[:len(case.grad_out)]

@@ -11,7 +11,7 @@ CLOCK = 1e-8
 
 #: The smallest of everything, so that every limit is met.
 SMALL = EngineConfig(
-    name="small", data_width=64, dim_max=16, row_buffer_beats=64, old_buffer_beats=64,
+    name="small_engine", data_width=64, dim_max=16, row_buffer_beats=64, old_buffer_beats=64,
     array_buffer_beats=16, write_buffer_beats=64, burst_beats_max=16, writes_outstanding=4,
     add_stages=1, mul_stages=1)
 

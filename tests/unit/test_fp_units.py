@@ -163,13 +163,13 @@ FAULTS = {
     "sum: exact zero is negative": (
         Adder, "judge", lambda i, o: {"negative": i["negative"] & ~o["nan"]}),
     "product: exponent of a subnormal is 0": (
-        Multiplier, "unpack", lambda i, o: {"exponents": i["a"][23:31] + i["b"][23:31]}),
+        Multiplier, "unpack", lambda i, o: {"exponents": i["a"][23:31] + i["b"][23:31] + 1}),
     "product: sign of NaN": (
         Multiplier, "pack", lambda i, o: {"o": Cat(o["o"][:31], i["negative"])}),
     "product: leading zero missed": (
         Multiplier, "count_1", lambda i, o: {"skip_1": Const(0, 1)}),
     "product: denormalised one place short": (
-        Multiplier, "measure", lambda i, o: {"denormalise": (150 - i["exponents"])[:9]}),
+        Multiplier, "measure", lambda i, o: {"denormalise": (151 - i["exponents"])[:9]}),
     "product: long distance not limited": (
         Multiplier, "scale", lambda i, o: {"distance": i["denormalise"][:6]}),
     "product: exponent of zero": (
