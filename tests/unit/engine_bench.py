@@ -1,4 +1,4 @@
-"""Bench of the whole engine in pysim: an AXI memory with every freedom, its rules, the registers."""
+"""Bench of the whole engine in pysim: its registers, and a memory with every freedom of AXI."""
 
 import random
 from collections import deque
@@ -90,7 +90,7 @@ class EngineBench:
         self.cycle = 0
         self.r_beats = self.w_beats = self.w_stalls = self.b_count = 0
         self.first_row_cycle = self.last_beat_cycle = None
-        self.unanswered = 0
+        self.unanswered = self.unread = 0  # bursts
         self.unanswered_max = 0
         self.hold_writes = False           # withhold every B
         self.hold_reads = None             # withhold R of these readers
@@ -205,6 +205,11 @@ class EngineBench:
             pass
         return value
 
+    async def soft_reset(self, ctx):
+        """Reset the engine by its register, and wait until that has happened."""
+        await self.write(ctx, "control", 2)
+        await self.until(ctx, "status", lambda value: value == 0)
+
     async def until_idle(self, ctx):
         """Wait until status is neither busy nor resetting; return it."""
         return await self.until(ctx, "status", lambda value: not value & 0b101)
@@ -268,6 +273,7 @@ class EngineBench:
                 assert bytes(self.image.pages[page]) == data, f"page {page << 12:#x} differs"
             for name, value in machine.counters.items():
                 assert result["counters"][name] == value, name
+        self.check_windows([(0, (1 << 64) - 1, 3)] if windows is None else windows)
         counters = result["counters"]
         causes = [name for name, _ in registers.COUNTERS if name.startswith("read_")
                   and name != "read_bursts"]
@@ -280,6 +286,13 @@ class EngineBench:
         if self.first_row_cycle is not None and self.w_beats:
             assert counters["steady_cycles"] == self.last_beat_cycle - self.first_row_cycle + 1
         return counters
+
+    def check_windows(self, windows):
+        """Every burst was inside a window that allows it."""
+        for bursts, access in ((self.reads, 1), (self.writes, 2)):
+            for burst in bursts:
+                assert any(base <= burst.address // PAGE * PAGE and burst.address <= limit
+                           and allowed & access for base, limit, allowed in windows), burst
 
     # the memory
 
@@ -329,6 +342,7 @@ class EngineBench:
             if ar[0] and arready:
                 _, address, length, size, burst, reader = ar
                 self._check_burst(address, length + 1, size, burst)
+                self.unread += 1
                 self.reads.append(Burst(self.cycle, address, length + 1, reader))
                 due = self.cycle + self.latency + self.random.randrange(1 + 3 * self.reorder)
                 reads.setdefault(reader, deque()).append(
@@ -349,6 +363,7 @@ class EngineBench:
             self.w_stalls += bool(w[0] and not wready)
             if rvalid:
                 self.r_beats += 1
+                self.unread -= r_last
                 self.last_beat_cycle = self.cycle
                 if r_row and self.first_row_cycle is None:
                     self.first_row_cycle = self.cycle

@@ -5,8 +5,15 @@ import random
 from amaranth.hdl import ResetInserter, Signal, Value
 from amaranth.lib.data import Layout
 from amaranth.sim import Simulator
+from tcast.hw.config import EngineConfig
 
 CLOCK = 1e-8
+
+#: The smallest of everything, so that every limit is met.
+SMALL = EngineConfig(
+    name="small_engine", data_width=64, dim_max=16, row_buffer_beats=64, old_buffer_beats=64,
+    array_buffer_beats=16, write_buffer_beats=64, burst_beats_max=16, writes_outstanding=4,
+    add_stages=1, mul_stages=1)
 
 #: How often (source, sink) are willing, in each cycle.
 STALLS = [(1, 1), (0.5, 1), (1, 0.5), (0.4, 0.4)]
@@ -74,8 +81,11 @@ class StreamBench:
                 ctx.set(getattr(self.dut, name), value)
         self.process(process)
 
-    def source(self, stream, items, p=1.0, *, repeat=False):
-        """Send ``items``; ``repeat`` sends them again and again, without ending the run."""
+    def source(self, stream, items, p=1.0, *, repeat=False, background=False):
+        """Send ``items``; the run waits for the last, but not for one in the background.
+
+        ``repeat`` sends them again and again.
+        """
         shape = stream.signature.members["payload"].shape
         words = [bits(shape, item) for item in items]
 
@@ -93,7 +103,7 @@ class StreamBench:
                     ctx.set(stream.valid, 0)
                 if not repeat:
                     return
-        self.process(process, background=repeat)
+        self.process(process, background=repeat or background)
 
     def sink(self, stream, n=None, p=1.0, *, steady=True, significant=lambda item: item):
         """Accept ``n`` items (None: for as long as the run lasts); return the Sink.
@@ -103,13 +113,15 @@ class StreamBench:
         """
         shape = stream.signature.members["payload"].shape
         sink = Sink()
+        always = stream.signature.always_ready
 
         async def process(ctx):
             payload = Value.cast(stream.payload)
             held = None
             while n is None or len(sink.items) < n:
-                ready = self.random.random() < p
-                ctx.set(stream.ready, ready)
+                ready = always or self.random.random() < p
+                if not always:
+                    ctx.set(stream.ready, ready)
                 _, _, valid, word, reset = await ctx.tick().sample(
                     stream.valid, payload, self.reset)
                 item = plain(shape, word) if valid else None
@@ -121,7 +133,8 @@ class StreamBench:
                 if valid and ready:
                     sink.items.append(item)
                     sink.cycles.append(self.cycle)
-            ctx.set(stream.ready, 0)
+            if not always:
+                ctx.set(stream.ready, 0)
         self.process(process, background=n is None)
         return sink
 

@@ -115,14 +115,15 @@ def test_array_reader_switches_kinds(stall):
     """Empty arrays, sequences and both widths follow each other, under stalls."""
     rng = np.random.default_rng(7)
     jobs, base = [], 1 << 20
-    for n in range(24):
+    for _ in range(24):
         kind = ElementKind(rng.integers(0, 3))
         count = int(rng.choice([0, 1, 2, 3, 17, 60]))
         if kind == ElementKind.SEQUENTIAL:
             jobs.append((kind, int(rng.integers(0, 64)), count))
         else:
             size = 4 << (kind == ElementKind.INT64)
-            jobs.append((kind, base + size * int(rng.integers(0, 512)), rng.integers(-99, 99, count)))
+            start = base + size * int(rng.integers(0, 512))
+            jobs.append((kind, start, rng.integers(-99, 99, count)))
             base += 0x2000
     Reader(WIDTHS[128], jobs, stall=stall, latency=1 + 30 * (stall[0] == 1), seed=5).check()
 

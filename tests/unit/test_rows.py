@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import SMALL
-from stream_bench import STALLS, StreamBench
+from stream_bench import SMALL, STALLS, StreamBench
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import ErrorCode
 from tcast.hw.rows import BurstSplitter, RowAddresser, RowNumberer
@@ -41,14 +40,14 @@ def row_job(base, stride_beats=1, n_rows=1 << 31, row_beats=1, increasing=0, rea
 class Addresses:
     """A RowAddresser at work on jobs (job, row numbers)."""
 
-    def __init__(self, jobs, stall=(1, 1), *, pass_end=False, n=None, config=SMALL):
+    def __init__(self, jobs, stall=(1, 1), *, pass_end=False, endless=False, config=SMALL):
         self.bench = bench = StreamBench(
             RowAddresser(config, ErrorCode.TARGET_RANGE, pass_end=pass_end))
-        bench.source(bench.dut.job, [values for values, _ in jobs], repeat=n == 0)
+        bench.source(bench.dut.job, [values for values, _ in jobs], repeat=endless)
         bench.source(bench.dut.i, [
             item for _, numbers in jobs for item in
             [*(request(number, n) for n, number in enumerate(numbers)),
-             request(0, len(numbers), 1)]], stall[0], repeat=n == 0)
+             request(0, len(numbers), 1)]], stall[0], repeat=endless)
         self.expected = []
         beat = config.derived.beat_bytes
         for values, numbers in jobs:
@@ -58,7 +57,7 @@ class Addresses:
                 "end": 0} for position, number in enumerate(numbers)]
             if pass_end:
                 self.expected.append("end")
-        self.o = bench.sink(bench.dut.o, len(self.expected) if n is None else None, stall[1])
+        self.o = bench.sink(bench.dut.o, None if endless else len(self.expected), stall[1])
         self.error = {name: bench.watch(getattr(bench.dut.error, name))
                       for name in ("valid", "code", "slot", "position", "value", "limit")}
 
@@ -114,7 +113,7 @@ def test_addresser_takes_four_cycles_and_one_row_per_cycle():
 ])
 def test_addresser_stops_at_a_bad_number(fields, numbers, code, limit):
     """Exactly one record; what was before it leaves, neither it nor anything behind does."""
-    run = Addresses([(row_job(64, **fields), [*numbers, 1])], n=0)
+    run = Addresses([(row_job(64, **fields), [*numbers, 1])], endless=True)
     run.bench.idle(40)
     run.bench.run()
     assert run.records == [(code, 3, len(numbers) - 1, numbers[-1] % (1 << 64), limit)]
@@ -129,11 +128,10 @@ def test_addresser_compares_with_the_row_before_in_the_same_job_only():
 
 
 def test_addresser_forgets_rows_in_a_reset():
-    run = Addresses([(row_job(0), list(range(1000)))], (1, 0.5), n=1)
+    run = Addresses([(row_job(0), list(range(1000)))], (1, 0.5), endless=True)
     valid = run.bench.watch(run.bench.dut.o.valid)
     job = run.bench.watch(run.bench.dut.job.ready)
     run.bench.reset_once(20)
-    run.bench._open = 0
     run.bench.idle(30)
     run.bench.run()
     assert any(valid[:20]) and not any(valid[21:24]) and not any(job)
