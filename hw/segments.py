@@ -105,7 +105,8 @@ class SegmentWalker(wiring.Component):
 
     Contract: a segment without lookups makes one ``empty`` token and no request. Behind the last
     segment of a descriptor the indices that no segment used are dropped, then ``end`` leaves on
-    both outputs.
+    both outputs. A lookup and the end leave on both in the same cycle: each valid waits for the
+    other's ready, so behind at least one of them there must be a queue.
 
     Members
     -------

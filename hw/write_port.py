@@ -147,19 +147,15 @@ class WritePort(wiring.Component):
             m.d.sync += answers.eq(0)
         reached = (answered - ends.o.payload)[:count_width][-1] == 0
         m.d.comb += [
-            ends.o.ready.eq(reached & ~failed),
-            # A descriptor with a refused write never completes.
-            self.descriptor_done.eq(ends.o.valid & reached & ~failed),
+            ends.o.ready.eq(reached),
+            self.descriptor_done.eq(ends.o.valid & reached),
             self.idle.eq(~bus.awvalid & ~active & (announced == answered)),
         ]
 
         missed = pending & ~chosen.end & ~inside & ~self.halt & ~failed
         with m.If(missed):
             m.d.sync += failed.eq(1)
-        refused = bus.bvalid & bus.bresp[1]
-        with m.If(missed | refused):
-            m.d.sync += failed.eq(1)
-        with m.If(refused):
+        with m.If(bus.bvalid & bus.bresp[1]):
             m.d.comb += [
                 self.error.valid.eq(1),
                 self.error.code.eq(ErrorCode.WRITE_RESPONSE),
