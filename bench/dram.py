@@ -3,7 +3,8 @@
 Each pass runs on the RTL with the DRAM model and records the bursts that it asked for. The same
 bursts are then replayed through the same model with any number outstanding: reads in their order
 and writes in theirs, each as early as possible, W data always there. That knows nothing of an
-engine: no index has to arrive before its row, no row before its sum. Writes docs/results/.
+engine: no index has to arrive before its row, no row before its sum. It is not always the shortest,
+so three replays with limits stand beside it, and the best is the best of all. Writes docs/results/.
 """
 
 import sys
@@ -26,6 +27,10 @@ from tcast.equality import same_bits
 MEMORIES = (("ddr512", "ddr4-2400", 32), ("hbm256", "hbm2-pc", 64))
 ROW_BYTES, LOOKUPS, POOLING, ROWS, SEED = (64, 128, 256, 512), 16_384, 20, 65_536, 0
 EXPONENT, TARGET = 1.05, 0.97
+#: The replays of which the shortest is the best: any number outstanding; and, as a controller that
+#: looks at the oldest requests first is not optimal, three in which reads and writes keep their
+#: common order and so find the same rows open.
+REPLAYS = ({}, *({"in_order": True, "read_outstanding": n} for n in (32, 128, 512)))
 #: Cycles of the DRAM without a column command, and why.
 LOST = {"idle_cycles": "no access waits", "turn_cycles": "turnaround of the data bus",
         "bank_cycles": "rows being opened", "refresh_cycles": "refresh"}
@@ -64,11 +69,14 @@ def measure(device, golden, dram, latency, weight, indices, offsets, grad_out):
     # The DRAM also counts the cycles in which the driver wrote registers: nothing waited in them.
     used["idle_cycles"] -= sum(list(used.values())[:6]) - counters["cycles"]
     bursts = simulation.memory_trace()
-    best, best_used = simulation.replay(bursts, dram=dram, latency=latency)
-    return {"cycles": counters["cycles"], "best": best, "bursts": len(bursts),
-            "beats": int(bursts["beats"].sum()), "dram": used, "best_dram": best_used,
-            "engine": {name: counters[name] for name in
-                       ("r_beats", "w_beats", "w_stall", *CAUSES)}}
+    unlimited, _ = simulation.replay(bursts, dram=dram, latency=latency)
+    best, best_used = min(
+        (simulation.replay(bursts, dram=dram, latency=latency, **options) for options in REPLAYS),
+        key=lambda result: result[0])
+    return {"cycles": counters["cycles"], "best": best, "unlimited": unlimited,
+            "bursts": len(bursts), "beats": int(bursts["beats"].sum()), "dram": used,
+            "best_dram": best_used, "engine": {
+                name: counters[name] for name in ("r_beats", "w_beats", "w_stall", *CAUSES)}}
 
 
 def reason(cell):
@@ -115,12 +123,17 @@ def main():
         f"included) to the last response. Between port and DRAM lie 32 cycles (ddr512) and 64 "
         f"(hbm256). Every result was equal to the golden model to the bit.", "",
         "*Bus busy* is the share of the engine's cycles in which the DRAM's data bus was given a "
-        "beat; *lost against the best* says what the cycles beyond the best were for the DRAM.",
+        "beat; *unlimited* is the replay with any number outstanding, *best* the "
+        "shortest of that and three replays in the order of the trace with at most 32, 128 and 512 "
+        "read bursts outstanding; *lost against the best* says what the cycles beyond the best "
+        "were for the DRAM.",
         "",
-        *table(("preset", "pass", ">row", ">cycles", ">best", ">best / cycles", ">bus busy",
+        *table(("preset", "pass", ">row", ">cycles", ">unlimited", ">best",
+                ">best / cycles", ">bus busy",
                 "lost against the best"),
                [(cell["preset"], cell["pass"], f"{cell['row_bytes']} B", f"{cell['cycles']:,}",
-                 f"{cell['best']:,}", f"{share:.4f}", f"{cell['beats'] / cell['cycles']:.4f}",
+                 f"{cell['unlimited']:,}", f"{cell['best']:,}",
+                 f"{share:.4f}", f"{cell['beats'] / cell['cycles']:.4f}",
                  "" if share >= TARGET else reason(cell))
                 for cell, share in zip(cells, shares, strict=True)]), "",
         "## What one cycle of the DRAM was, in the engine's run", "",

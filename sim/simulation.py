@@ -101,7 +101,7 @@ def bench_interface(library):
     _signature(library, "bench_set_dram", number, handle, ctypes.POINTER(u64))
     _signature(library, "bench_dram_counters", None, handle, ctypes.POINTER(u64))
     _signature(library, "bench_trace", u64, handle, handle)
-    _signature(library, "bench_replay", u64, handle, handle, u64, u64)
+    _signature(library, "bench_replay", u64, handle, handle, u64, number, u64)
     _signature(library, "bench_violations", number, handle)
     _signature(library, "bench_violation", text, handle, number)
     _signature(library, "bench_clear_violations", None, handle)
@@ -415,16 +415,18 @@ class Simulation:
         self._library.bench_trace(self._bench, trace.ctypes.data)
         return trace
 
-    def replay(self, trace, *, limit=2**32, **memory):
+    def replay(self, trace, *, in_order=False, limit=2**32, **memory):
         """Offer bursts to a memory of their own, each as early as possible.
 
-        Reads are offered in their order and writes in theirs, at any number outstanding; W data
-        is there at once, R and B are always accepted.
+        Reads are offered in their order and writes in theirs, at any number outstanding unless
+        ``memory`` limits it; W data is there at once, R and B are always accepted.
 
         Parameters
         ----------
         trace : ndarray of TRACE
             The bursts; their cycles are not used.
+        in_order : bool
+            Offers no burst before all that are before it in the trace, whatever their direction.
         limit : int
             Cycles after which it gives up with SimulationTimeout.
         **memory
@@ -444,7 +446,8 @@ class Simulation:
         try:
             options = {"read_outstanding": 2**32 - 1, "write_outstanding": 2**32 - 1} | memory
             configure_memory(self._library, bench, late=False, **options)
-            cycles = self._library.bench_replay(bench, trace.ctypes.data, len(trace), limit)
+            cycles = self._library.bench_replay(bench, trace.ctypes.data, len(trace),
+                                                in_order, limit)
             counters = dram_counters(self._library, bench)
         finally:
             self._library.bench_close(bench)

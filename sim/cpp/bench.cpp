@@ -182,14 +182,20 @@ uint64_t bench_trace(void *handle, uint64_t *values) {
 }
 
 // Offers `n` requests (four numbers each, of which the cycle is ignored) to a memory without a
-// testbench, each as early as possible: reads in their order, writes in theirs, W data at once, R
-// and B always accepted. Returns the cycles from the first address that is offered to the last
-// response, or 0 if that takes more than `limit`.
-uint64_t bench_replay(void *handle, const uint64_t *values, uint64_t n, uint64_t limit) {
+// testbench, each as early as possible: reads in their order, writes in theirs (or, if `in_order`,
+// none before all requests before it), W data at once, R and B always accepted. Returns the cycles
+// from the first address that is offered to the last response, or 0 if that takes more than `limit`.
+uint64_t bench_replay(void *handle, const uint64_t *values, uint64_t n, int in_order,
+                      uint64_t limit) {
   Bench *bench = static_cast<Bench *>(handle);
   const auto *requests = reinterpret_cast<const AxiMemory::Request *>(values);
   std::vector<AxiMemory::Request> reads, writes;
-  for (uint64_t i = 0; i < n; ++i) (requests[i].write ? writes : reads).push_back(requests[i]);
+  std::vector<size_t> reads_before, writes_before;  // of each write, of each read
+  for (uint64_t i = 0; i < n; ++i) {
+    if (requests[i].write) reads_before.push_back(reads.size());
+    else writes_before.push_back(writes.size());
+    (requests[i].write ? writes : reads).push_back(requests[i]);
+  }
   std::vector<uint8_t> zeros(bench->rdata.size());
   MemoryPins &pins = bench->pins;
   bench->memory.reset(pins);
@@ -200,17 +206,20 @@ uint64_t bench_replay(void *handle, const uint64_t *values, uint64_t n, uint64_t
   if (!writes.empty()) left = writes[0].beats;
   bench->memory.tick(manager, pins, bench->rdata.data());  // the first in which it is ready
   for (uint64_t cycle = 1; cycle <= limit; ++cycle) {
-    if ((manager.arvalid = read < reads.size())) {
+    manager.arvalid = read < reads.size() && (!in_order || write >= writes_before[read]);
+    manager.awvalid = write < writes.size() && (!in_order || read >= reads_before[write]);
+    if (manager.arvalid) {
       manager.araddr = reads[read].address;
       manager.arlen = uint8_t(reads[read].beats - 1);
       read += pins.arready;
     }
-    if ((manager.awvalid = write < writes.size())) {
+    if (manager.awvalid) {
       manager.awaddr = writes[write].address;
       manager.awlen = uint8_t(writes[write].beats - 1);
       write += pins.awready;
     }
-    if ((manager.wvalid = data < writes.size())) {
+    manager.wvalid = data < writes.size() && (!in_order || data < write);
+    if (manager.wvalid) {
       manager.wlast = left == 1;
       if (pins.wready && --left == 0 && ++data < writes.size()) left = writes[data].beats;
     }

@@ -320,6 +320,11 @@ def test_trace_and_replay(copier):
     assert 128 < cycles < 200
     ends = s.cycles
     assert cycles < ends
+    # With one read outstanding: burst by burst, of which each waits for its four row hits (tCCD_L
+    # is 2, CL 4) and the latency; then the writes.
+    slow, counters = s.replay(trace, in_order=True, dram="ddr4-2400", latency=8,
+                              read_outstanding=1)
+    assert slow >= 16 * (1 + 4 + 3 * 2 + 8) + 64 and counters["read_cycles"] == 64
     # Without a DRAM: the reads' 64 beats after their latency, the writes beside them.
     assert s.replay(trace[:16], latency=8)[0] == 1 + 8 + 63
     assert s.replay(trace[16:], latency=8)[0] == 64 + 8
