@@ -1,6 +1,6 @@
 """Golden model: NumPy definitions of every operation, to the bit."""
 
-from .casting import Casting, bag_ids, cast, mean_weights
+from .casting import Casting, bag_ids, cast, mean_weights, reciprocals
 from .numerics import bits_equal, first_difference
 from .optimizers import SGD, RowwiseAdagrad, rowwise_adagrad_update
 from .vectorised import (
@@ -33,6 +33,7 @@ __all__ = [
     "gather",
     "gather_reduce",
     "mean_weights",
+    "reciprocals",
     "rowwise_adagrad_update",
     "scatter",
     "scatter_update",

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .memory import ADDRESS_MASK, Memory, MemoryFault
-from .numerics import check_environment
+from .numerics import check_environment, mul
 from .vectorised import segment_sums, store_rows, update_rows
 
-__all__ = ["DESCRIPTOR_BYTES", "FIELD_BYTES", "ErrorRecord", "Machine", "Memory", "Window",
-           "execute"]
+__all__ = ["DESCRIPTOR_BYTES", "FIELD_BYTES", "ErrorRecord", "Machine", "Memory",
+           "RegisterError", "Window", "execute"]
 
 PAGE_LOG2 = 12
 DESCRIPTOR_BYTES = 128
@@ -44,14 +44,15 @@ FIELD_BYTES = {
     "index_kind": 0x00, "segment_kind": 0x00, "target_kind": 0x00, "sink": 0x00, "weighted": 0x01,
     "scaled": 0x01, "dim": 0x04, "n_segments": 0x0C, "src_base": 0x10, "src_stride": 0x18,
     "dst_base": 0x20, "dst_stride": 0x28, "index_base": 0x30, "offset_base": 0x38,
-    "target_base": 0x40,
+    "target_base": 0x40, "weight_base": 0x48, "scale_base": 0x50,
 }
 
 # Numbers of hw.registers.ErrorCode and Reader; a test compares them.
 _DESCRIPTOR, _INDEX_RANGE, _TARGET_RANGE, _TARGET_ORDER = 1, 2, 3, 4
 _OFFSET_FIRST, _OFFSET_ORDER, _OFFSET_RANGE = 5, 6, 7
 _WINDOW_READ, _WINDOW_WRITE, _READ_RESPONSE, _WRITE_RESPONSE = 8, 9, 10, 11
-_READ_DESCRIPTOR, _READ_OFFSET, _READ_INDEX, _READ_TARGET, _READ_OLD_ROW, _READ_ROW = range(6)
+(_READ_DESCRIPTOR, _READ_OFFSET, _READ_INDEX, _READ_WEIGHT, _READ_TARGET, _READ_SCALE,
+ _READ_OLD_ROW, _READ_ROW) = range(8)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,9 @@ class _Pass:
         source = _Rows(d["src_base"], d["src_stride"], d["dim"])
         target = _Rows(d["dst_base"], d["dst_stride"], d["dim"])
         lookups = self.lookups(source, n)
+        weights = self.factors("weighted", "weight_base", d["n_lookups"], _READ_WEIGHT)
         targets = self.targets(target)
+        scales = self.factors("scaled", "scale_base", d["n_segments"], _READ_SCALE)
         if offsets is None:
             offsets = np.arange(n + 1)
 
@@ -202,7 +205,9 @@ class _Pass:
                            else (None, None))
         self.check_writes(target, targets)
 
-        sums = segment_sums(src, lookups, offsets)
+        sums = segment_sums(src, lookups, offsets, None if weights is None else weights[:n])
+        if scales is not None:
+            sums = mul(sums, scales[:, np.newaxis])
         if d["sink"] == SGD:
             lr32 = np.uint32(d["lr"]).view(np.float32)
             results = old[renumbered]
@@ -225,8 +230,7 @@ class _Pass:
         for name in ("index_kind", "segment_kind", "target_kind"):
             require(d[name] <= INT64, name, INT64)
         require(d["sink"] <= SGD, "sink", SGD)
-        require(d["weighted"] == 0, "weighted")
-        require(d["scaled"] == 0, "scaled")
+        require(not d["scaled"] or d["sink"] == WRITE, "scaled")
         require(0 < d["dim"] <= self.dim_max and d["dim"] % self.lanes == 0, "dim", self.dim_max)
         if d["segment_kind"] == SEQUENTIAL:
             require(d["n_segments"] == d["n_lookups"], "n_segments", d["n_lookups"])
@@ -238,6 +242,8 @@ class _Pass:
                            ("target_base", "target_kind")):
             if d[kind] != SEQUENTIAL:
                 require(d[base] % (4 if d[kind] == INT32 else 8) == 0, base)
+        for base, flag in (("weight_base", "weighted"), ("scale_base", "scaled")):
+            require(not d[flag] or d[base] % 4 == 0, base)
 
     # integer arrays
 
@@ -258,6 +264,13 @@ class _Pass:
             beats = ((fault.address - first) & ADDRESS_MASK) // self.beat_bytes
             raise _Stop(_READ_RESPONSE, beats, fault.response, reader) from None
         return np.frombuffer(data, np.int32 if kind == INT32 else np.int64).astype(np.int64)
+
+    def factors(self, flag, base, count, reader):
+        """Return the binary32 array at ``base``, or None where the descriptor does not use it."""
+        if not self.descriptor[flag]:
+            return None
+        array = self.array(self.descriptor[base], INT32, count, reader)
+        return array.astype(np.int32).view(np.float32)
 
     def offsets(self):
         """Return the checked offsets, or None where each lookup is its own segment."""
@@ -422,6 +435,10 @@ def execute(memory, descriptor, *, lanes, dim_max, windows=None, slot=0, burst_b
     return None
 
 
+class RegisterError(RuntimeError):
+    """A register access that the bus answers with SLVERR; nothing has changed."""
+
+
 class Machine:
     """The engine behind its registers: what the driver talks to (``host.io.EngineIo``).
 
@@ -470,20 +487,20 @@ class Machine:
 
     def _register(self, offset):
         if offset not in self._by_offset:
-            raise ValueError(f"offset must be that of a register, not {offset!r} (SLVERR)")
+            raise RegisterError(f"offset must be that of a register, not {offset!r} (SLVERR)")
         return self._by_offset[offset]
 
     # EngineIo
 
     def read_register(self, offset):
-        """Return the 32-bit register at byte ``offset``; ValueError where there is none."""
+        """Return the 32-bit register at byte ``offset``; RegisterError where there is none."""
         return self._values[self._register(offset).name]
 
     def write_register(self, offset, value):
         """Write a 32-bit register; all that this starts has completed when it returns.
 
-        ValueError where the bus would answer SLVERR: no register, one that is only read, a window
-        after the lock.
+        RegisterError where the bus answers SLVERR: no register, one that is only read, a window
+        after the lock. ValueError for a value that is not of 32 bits.
         """
         register = self._register(offset)
         value = int(value)
@@ -491,11 +508,11 @@ class Machine:
             raise ValueError(f"value must be from 0 to 2**32 - 1, not {value!r}")
         name, access = register.name, self._registers.Access
         if all(field.access == access.R for field in register.fields):
-            raise ValueError(f"offset must be that of a writable register, not {offset!r}: "
-                             f"{name} is only read (SLVERR)")
+            raise RegisterError(f"offset must be that of a writable register, not {offset!r}: "
+                                f"{name} is only read (SLVERR)")
         if name in self._lockable and self._values["window_lock"]:
-            raise ValueError(f"offset must not be that of a window after window_lock, "
-                             f"not {offset!r}: {name} (SLVERR)")
+            raise RegisterError(f"offset must not be that of a window after window_lock, "
+                                f"not {offset!r}: {name} (SLVERR)")
         for field in register.fields:
             part = value & field.mask
             if field.access == access.RW:

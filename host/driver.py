@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..golden import SGD, bag_ids
+from ..golden import SGD, bag_ids, reciprocals
 from ..hw.descriptor import DESCRIPTOR_BYTES, FIELDS, ElementKind, Sink, pack
 from ..hw.registers import (
     COUNTERS,
@@ -35,6 +35,8 @@ _POLLS, _POLL_CYCLES = 1000, 64
 _SIGNED = (ErrorCode.INDEX_RANGE, ErrorCode.TARGET_RANGE, ErrorCode.TARGET_ORDER,
            ErrorCode.OFFSET_FIRST, ErrorCode.OFFSET_ORDER, ErrorCode.OFFSET_RANGE)
 _RESPONSES = {2: "SLVERR", 3: "DECERR"}
+#: Members of a Pass that become arrays in memory beside the rows.
+_ARRAY_KEYS = ("indices", "offsets", "rows", "weights", "scales")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,10 @@ class Pass:
         Segment s holds lookups ``offsets[s]`` to ``offsets[s + 1] - 1``; None: each its own.
     rows : int32 or int64 [S], or None
         Target row of each segment; None: segment s goes to row s.
+    weights : float32 [N], or None
+        Multiplies each gathered row before the sum.
+    scales : float32 [S], or None
+        Multiplies each sum; only without an optimizer.
     optimizer : SGD or None
         None overwrites the target rows, SGD updates them.
     n_lookups : int or None
@@ -68,6 +74,8 @@ class Pass:
     indices: np.ndarray | None = None
     offsets: np.ndarray | None = None
     rows: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    scales: np.ndarray | None = None
     optimizer: SGD | None = None
     n_lookups: int | None = None
     relaxed: bool = False
@@ -140,9 +148,9 @@ def _explain(code, position, value, limit, fields):
         return f"reader {names.get(number, number)}"
 
     if code == ErrorCode.DESCRIPTOR:
-        # Several fields may share a word; those that do not hold the value are not meant.
+        # Several fields may share a byte; those that do not hold the value are not meant.
         names = [item.name for item in FIELDS
-                 if item.lsb // 32 == position // 4 and fields.get(item.name, 0) == value]
+                 if item.lsb // 8 == position and fields.get(item.name, 0) == value]
         return (f"field {' or '.join(names) or '?'} (byte 0x{position:02x}) is {value:#x}, "
                 f"limit {limit:#x}")
     if code == ErrorCode.INDEX_RANGE:
@@ -435,7 +443,18 @@ class EngineDevice(Device):
         if item.rows is not None and item.rows.size != item.segments:
             raise ValueError(f"{name}.rows must have {item.segments} elements (segments), "
                              f"not {item.rows.size}")
+        for key, size, unit in (("weights", item.lookups, "lookups"),
+                                ("scales", item.segments, "segments")):
+            array = getattr(item, key)
+            if array is not None:
+                validation.factors(f"{name}.{key}", array, size, unit)
+        if item.weights is not None and not self._features["weighted"]:
+            raise self._lacks("weighted", f"{name}.weights must be None, not an array")
+        if item.scales is not None and not self._features["scaled"]:
+            raise self._lacks("scaled", f"{name}.scales must be None, not an array")
         if item.optimizer is not None:
+            if item.scales is not None:
+                raise ValueError(f"{name}.scales must be None with an optimizer, not an array")
             validation.optimizer_sgd(item.optimizer)
             if not self._features["sgd"]:
                 raise self._lacks("sgd", f"{name}.optimizer must be None, not {item.optimizer!r}")
@@ -464,7 +483,7 @@ class EngineDevice(Device):
                           f"{self._features[feature]}")
 
     def _check_weights(self, name, weights):
-        if weights is not None:
+        if weights is not None and not self._features["weighted"]:
             raise self._lacks("weighted", f"{name} must be None, not an array")
 
     def _lay_out(self, passes):
@@ -476,7 +495,7 @@ class EngineDevice(Device):
         for number, item in enumerate(passes):
             its = {"target": item.target, "source": item.source}
             stride = _row_stride(item.source)
-            if (item.source.strides[1] != 4 or stride % beat
+            if (item.source.strides[1] != 4 or stride % beat or stride >= beat << 16
                     or stride < item.source.shape[1] * 4 or item.source.ctypes.data % 4):
                 if any(np.may_share_memory(item.source, target) for target in targets):
                     raise ValueError(
@@ -484,7 +503,7 @@ class EngineDevice(Device):
                         f"{beat} bytes (the beat of this engine) where it is a target as well, "
                         f"not strides {item.source.strides!r}")
                 its["source"] = np.ascontiguousarray(item.source)
-            for key in ("indices", "offsets", "rows"):
+            for key in _ARRAY_KEYS:
                 array = getattr(item, key)
                 its[key] = None if array is None else np.require(array, requirements="CA")
                 if array is not None:
@@ -515,6 +534,8 @@ class EngineDevice(Device):
             "dst_stride": _row_stride(target), "dst_rows": target.shape[0],
             "index_base": base("indices"), "offset_base": base("offsets"),
             "target_base": base("rows"), "lr": lr,
+            "weighted": item.weights is not None, "weight_base": base("weights"),
+            "scaled": item.scales is not None, "scale_base": base("scales"),
         } | dict(item.fields)
         pack(values)  # raises where a value does not fit its field, before anything is mapped
         return values
@@ -525,7 +546,7 @@ class EngineDevice(Device):
         n_bytes = 0
         for item in passes:
             n_bytes += (item.lookups + 2 * item.segments) * item.source.shape[1] * 4
-            for array in (item.indices, item.offsets, item.rows):
+            for array in (getattr(item, key) for key in _ARRAY_KEYS):
                 n_bytes += 0 if array is None else array.nbytes
         return 100_000 + 256 * (n_bytes // beat + len(passes))
 
@@ -646,9 +667,11 @@ class EngineDevice(Device):
 
     def _embedding_bag(self, weight, indices, offsets, weights, mode):
         self._check_weights("per_sample_weights", weights)
-        if mode != "sum":
+        if mode == "mean" and not self._features["scaled"]:
             raise self._lacks("scaled", f"mode must be 'sum', not {mode!r}")
-        return self._gathered("weight", weight, offsets.size - 1, indices=indices, offsets=offsets)
+        return self._gathered("weight", weight, offsets.size - 1, indices=indices, offsets=offsets,
+                              weights=weights,
+                              scales=reciprocals(offsets) if mode == "mean" else None)
 
     def _gather(self, weight, indices):
         return self._gathered("weight", weight, indices.size, indices=indices)
@@ -659,7 +682,7 @@ class EngineDevice(Device):
     def _casted_gather_reduce(self, grad_out, casting):
         self._check_weights("casting.weights", casting.weights)
         return self._gathered("grad_out", grad_out, casting.rows.size, indices=casting.bags,
-                              offsets=casting.segment_offsets)
+                              offsets=casting.segment_offsets, weights=casting.weights)
 
     def _scatter_update(self, weight, rows, grads, optimizer):
         self._check_target("weight", weight)
@@ -670,7 +693,7 @@ class EngineDevice(Device):
         self._check_weights("casting.weights", casting.weights)
         self.submit([Pass(source=grad_out, target=weight, indices=casting.bags,
                           offsets=casting.segment_offsets, rows=casting.rows,
-                          optimizer=optimizer)])
+                          weights=casting.weights, optimizer=optimizer)])
 
     def _expand(self, grad_out, offsets):
         bags = bag_ids(offsets)
@@ -679,7 +702,7 @@ class EngineDevice(Device):
     def _coalesce(self, expanded, casting):
         self._check_weights("casting.weights", casting.weights)
         return self._gathered("expanded", expanded, casting.rows.size, indices=casting.positions,
-                              offsets=casting.segment_offsets)
+                              offsets=casting.segment_offsets, weights=casting.weights)
 
     def _scatter(self, dst, rows, values):
         self._check_target("dst", dst)

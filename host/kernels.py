@@ -10,7 +10,7 @@ intrinsics that the compiler never contracts on a GPU, plain operators elsewhere
 __all__ = ["CORE", "CUDA_OPTIONS", "CUDA_PROLOGUE", "HOST_PROLOGUE", "cuda_source"]
 
 #: What the contract needs of the compiler: nothing contracted, subnormals kept.
-CUDA_OPTIONS = ("-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "--std=c++14")
+CUDA_OPTIONS = ("-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true")
 
 CUDA_PROLOGUE = """
 #define TC_FUNCTION static __device__ __forceinline__

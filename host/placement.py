@@ -20,7 +20,7 @@ _REGION_LOG2 = 44
 
 @dataclass(frozen=True)
 class Slot:
-    """What is to be placed: ``n_bytes`` at a multiple of ``alignment`` (a power of two)."""
+    """What is to be placed: ``n_bytes`` at a multiple of ``alignment`` (a power of two <= 1024)."""
 
     n_bytes: int
     alignment: int
@@ -74,7 +74,7 @@ def place(slots, number, placement="aligned", rng=None):
             start = -(-end // PAGE_BYTES) * PAGE_BYTES
         else:
             slide = int(rng.integers(0, 4)) * slot.alignment
-            # From shortly before a page's end the first slot runs over it.
+            # From shortly before the first page's end the first slot runs over it.
             start = PAGE_BYTES - slot.alignment - slide if position == 0 else end + slide
             start = -(-start // slot.alignment) * slot.alignment
         offsets.append(start)
@@ -87,8 +87,7 @@ def place(slots, number, placement="aligned", rng=None):
         base = number + 1 << _REGION_LOG2
     else:
         base = _scattered_base(number, end, rng)
-    first_page = min(offsets) // PAGE_BYTES * PAGE_BYTES
-    return Region(tuple(base + offset for offset in offsets), base + first_page, base + end - 1)
+    return Region(tuple(base + offset for offset in offsets), base, base + end - 1)
 
 
 def _scattered_base(number, n_bytes, rng):

@@ -56,7 +56,7 @@ class ArrayReader(wiring.Component):
         config, derived = self.config, self.config.derived
         beat_log2 = derived.beat_bytes_log2
         per_beat_log2 = beat_log2 - 2  # of 32-bit elements
-        skip_width = max(1, per_beat_log2)
+        skip_width = per_beat_log2
 
         m.submodules.reader = reader = BurstReader(config, config.array_buffer_beats)
         connect(m, reader.o, flipped(self.bursts))
@@ -73,20 +73,19 @@ class ArrayReader(wiring.Component):
         skip = Signal(skip_width)
         beats_width = COUNT_WIDTH + 2
         total = Signal(beats_width)
-        if per_beat_log2:
-            word_skip = job.base[2:beat_log2]
-            m.d.comb += [
-                skip.eq(Mux(job_log2, word_skip >> 1, word_skip)),
-                total.eq((((skip + job.count) << job_log2) + (1 << per_beat_log2) - 1)
-                         >> per_beat_log2),
-            ]
-        else:
-            m.d.comb += total.eq(job.count << job_log2)
+        word_skip = job.base[2:beat_log2]
+        m.d.comb += [
+            skip.eq(Mux(job_log2, word_skip >> 1, word_skip)),
+            total.eq((((skip + job.count) << job_log2) + (1 << per_beat_log2) - 1)
+                     >> per_beat_log2),
+        ]
 
         active = Signal()
         address = Signal(64 - beat_log2)
         remaining = Signal(beats_width)
-        position = Signal(COUNT_WIDTH)
+        position = Signal(COUNT_WIDTH)  # of the first element in the burst
+        ahead = Signal(skip_width)      # elements in front of the array in its first beat
+        wide_job = Signal()
         block = derived.array_burst_beats
         to_boundary = Signal(range(block + 1))
         length = Signal(range(block + 1))
@@ -109,12 +108,16 @@ class ArrayReader(wiring.Component):
                 address.eq(job.base[beat_log2:]),
                 remaining.eq(total),
                 position.eq(0),
+                ahead.eq(skip),
+                wide_job.eq(job_log2),
             ]
         with m.If(reader.i.valid & reader.i.ready):
             m.d.sync += [
                 address.eq(address + length),
                 remaining.eq(remaining - length),
-                position.eq(position + (length << per_beat_log2)),
+                position.eq(position + Mux(wide_job, length << per_beat_log2 >> 1,
+                                           length << per_beat_log2) - ahead),
+                ahead.eq(0),
                 active.eq(remaining != length),
             ]
 

@@ -6,7 +6,10 @@ no hardware tool is installed.
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields, replace
+
+from .keywords import KEYWORDS
 
 __all__ = ["PRESETS", "Derived", "EngineConfig"]
 
@@ -73,8 +76,10 @@ class EngineConfig:
         for field in fields(self):
             if field.name != "name" and type(getattr(self, field.name)) is not int:
                 raise TypeError(f"{field.name} must be an int, not {getattr(self, field.name)!r}")
-        _require("name", self.name, isinstance(self.name, str) and self.name.isidentifier(),
-                 "a Verilog identifier")
+        _require("name", self.name, isinstance(self.name, str)
+                 and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.name) is not None
+                 and self.name not in KEYWORDS,
+                 "a Verilog identifier of ASCII letters, digits and underscores, and no keyword")
         _require("data_width", self.data_width, self.data_width in (64, 128, 256, 512, 1024),
                  "64, 128, 256, 512 or 1024")
         lanes = self.data_width // 32

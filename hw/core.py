@@ -1,6 +1,6 @@
 """Core: the dataflow of the engine, gather → reduce → scatter, from the ring to the bus."""
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect
 
@@ -84,13 +84,15 @@ class Core(wiring.Component):
         m = Module()
         config, derived = self.config, self.config.derived
 
+        m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.read_port = read_port = ReadPort(config)
         m.submodules.write_port = write_port = WritePort(config)
         for port in (read_port, write_port):
             for name, member in port.bus.signature.members.items():
                 inner, outer = getattr(port.bus, name), getattr(self.m_axi, name)
                 m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
-            m.d.comb += [port.windows.eq(self.windows), port.halt.eq(self.halt)]
+            m.d.comb += [port.windows.eq(self.windows), port.halt.eq(self.halt),
+                         port.restart.eq(~sequencer.in_flight)]
         m.d.comb += self.idle.eq(read_port.idle & write_port.idle)
 
         def to_port(reader, bursts, beats):
@@ -98,12 +100,13 @@ class Core(wiring.Component):
             connect(m, read_port.beats[reader], beats)
 
         # Front: descriptors, and the arrays they name.
-        m.submodules.sequencer = sequencer = Sequencer(config)
         to_port(Reader.DESCRIPTOR, sequencer.fetch, sequencer.fetched)
         arrays = {}
         for reader, job in ((Reader.OFFSET, sequencer.offset_job),
                             (Reader.INDEX, sequencer.index_job),
-                            (Reader.TARGET, sequencer.target_job)):
+                            (Reader.WEIGHT, sequencer.weight_job),
+                            (Reader.TARGET, sequencer.target_job),
+                            (Reader.SCALE, sequencer.scale_job)):
             m.submodules[f"{reader.name.lower()}_reader"] = arrays[reader] = ArrayReader(config)
             connect(m, job, arrays[reader].job)
             to_port(reader, arrays[reader].bursts, arrays[reader].beats)
@@ -120,6 +123,7 @@ class Core(wiring.Component):
         connect(m, lengths.o, walker.segments)
         connect(m, sequencer.walk_job, walker.job)
         connect(m, arrays[Reader.INDEX].o, walker.indices)
+        connect(m, arrays[Reader.WEIGHT].o, walker.weights)
         connect(m, walker.rows, source.i)
         connect(m, walker.tokens, tokens.i)
         connect(m, sequencer.source_job, source.job)
@@ -158,6 +162,7 @@ class Core(wiring.Component):
         connect(m, tokens.o, reducer.tokens)
         connect(m, row_reader.data, reducer.rows)
         connect(m, sequencer.update_job, updater.job)
+        connect(m, arrays[Reader.SCALE].o, updater.scales)
         connect(m, reducer.o, updater.sums)
         connect(m, old_reader.data, updater.old)
         connect(m, updater.o, write_port.data)
@@ -170,20 +175,22 @@ class Core(wiring.Component):
             sequencer.ring_size_log2.eq(self.ring_size_log2),
             sequencer.tail.eq(self.tail),
             sequencer.halt.eq(self.halt),
-            sequencer.done.eq(write_port.descriptor_done),
+            sequencer.written.eq(write_port.descriptor_done),
+            # The end of a descriptor reaches the reducer behind every lookup, used or not.
+            sequencer.gathered.eq(reducer.job.valid & reducer.job.ready),
+            sequencer.fetch_missed.eq(read_port.fetch_missed),
+            sequencer.fetch_resp.eq(read_port.fetch_resp),
             self.head.eq(sequencer.head),
             self.busy.eq(sequencer.busy),
             self.interrupt.eq(sequencer.interrupt),
         ]
-        self._first_error(m, self.error, sequencer.head,
+        self._first_error(m, self.error, sequencer,
                           (sequencer, lengths, source, sink, read_port, write_port))
         m.d.comb += [
-            self.events.busy.eq(sequencer.busy),
+            self.events.busy.eq(sequencer.busy & ~self.halt),
             self.events.outstanding.eq(read_port.outstanding),
             self.events.wants_credit.eq(
-                row_reader.starved | old_reader.starved
-                | arrays[Reader.INDEX].starved | arrays[Reader.OFFSET].starved
-                | arrays[Reader.TARGET].starved),
+                Cat(reader.starved for reader in (*arrays.values(), row_reader, old_reader)).any()),
             self.events.wants_index.eq(walker.wants_index),
             self.events.wants_segment.eq(walker.wants_segment),
             self.events.walking.eq(walker.job.valid),
@@ -196,14 +203,17 @@ class Core(wiring.Component):
         return m
 
     @staticmethod
-    def _first_error(m, error, head, units):
-        """Show the error of the first unit that has one; the ports report for the oldest slot."""
+    def _first_error(m, error, sequencer, units):
+        """Show the error of the first unit that has one.
+
+        The ports report for the oldest descriptor in work.
+        """
         records = []
         for n, unit in enumerate(units):
             record = Signal(error_record(), name=f"error_{n}")
             m.d.comb += record.eq(unit.error)
             if isinstance(unit, ReadPort | WritePort):
-                m.d.comb += record.slot.eq(head)
+                m.d.comb += record.slot.eq(sequencer.head)
             records.append(record)
         grants = first_of(record.valid for record in records)
         m.d.comb += Value.cast(error).eq(select(grants, records))

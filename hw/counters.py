@@ -78,12 +78,15 @@ class PerformanceCounters(wiring.Component):
             counter = getattr(self, name)
             m.d.sync += counter.eq(counter + seen[name])
 
-        # Steady state: a clock that starts with the first row, read at every beat.
+        # Steady state: a clock that starts with the first row, read at every beat. The core tells
+        # of a row's beat one cycle after it was on the bus, so the bus is looked at as late.
         started = Signal()
         clock = Signal(COUNTER_WIDTH)
+        moved = Signal()
+        m.d.sync += moved.eq(seen["r_beats"] | seen["w_beats"])
         with m.If(seen["row_beats"] | started):
             m.d.sync += [started.eq(1), clock.eq(clock + 1)]
-            with m.If(seen["r_beats"] | seen["row_beats"] | seen["w_beats"]):
+            with m.If(moved):
                 m.d.sync += self.steady_cycles.eq(clock + 1)
 
         with m.If(self.clear):

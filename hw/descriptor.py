@@ -42,9 +42,9 @@ FIELDS = (
            "Target rows: SEQUENTIAL writes row s for segment s.", 4, ElementKind),
     _field("sink", 0x00, 2, "What happens to each reduced row.", 6, Sink),
     _field("weighted", 0x00, 1,
-           "Multiply each gathered row by weights[i] first. Must be 0 in this version.", 8),
+           "Multiply each gathered row by weights[i] before the sum.", 8),
     _field("scaled", 0x00, 1,
-           "Multiply each reduced row by scales[s]. Must be 0 in this version.", 9),
+           "Multiply each reduced row by scales[s]; only with the sink WRITE.", 9),
     _field("relaxed", 0x00, 1,
            "Start while earlier descriptors are still writing. Without it the descriptor sees "
            "every "
@@ -72,8 +72,10 @@ FIELDS = (
     _field("target_base", 0x40, 64,
            "Address of targets[n_segments]; a multiple of the element. For SGD they must strictly "
            "increase; for WRITE a repeated target keeps its last row."),
-    _field("weight_base", 0x48, 64, "Reserved for per-lookup weights; 0."),
-    _field("scale_base", 0x50, 64, "Reserved for per-segment scales; 0."),
+    _field("weight_base", 0x48, 64,
+           "Address of weights[n_lookups], binary32; a multiple of 4. Read if `weighted`."),
+    _field("scale_base", 0x50, 64,
+           "Address of scales[n_segments], binary32; a multiple of 4. Read if `scaled`."),
     _field("lr", 0x58, 32, "Learning rate of SGD, the bits of a binary32."),
 )
 

@@ -7,17 +7,21 @@ from amaranth.lib.wiring import In, Out
 from .axi import BURST_INCR, axi4_signature
 from .registers import ErrorCode, Reader
 from .select import first_of, select
-from .types import burst, error_record
+from .types import COUNT_WIDTH, burst, error_record
 from .windows import allowed, windows_layout
 
 __all__ = ["ReadPort"]
+
+_ARRAY_READERS = len(set(Reader) - {Reader.DESCRIPTOR, Reader.OLD_ROW, Reader.ROW})
 
 
 class ReadPort(wiring.Component):
     """Merge the readers' bursts, guard them by the windows, and hand the data back by ID.
 
     Contract: a burst outside the windows is reported and never issued; an AR once valid stays;
-    every R beat is taken at once, because each reader has reserved room for it.
+    every R beat is taken at once, because each reader has reserved room for it. Descriptors are
+    fetched while others work, so what is wrong with a fetch stops nothing here: the sequencer hears
+    of it, and reports it in its turn.
 
     Members
     -------
@@ -28,8 +32,14 @@ class ReadPort(wiring.Component):
     windows : In(windows_layout())
     halt : In(1)
         Issue nothing more. What is valid on AR stays valid.
+    restart : In(1)
+        No descriptor is in work: the beats that an error reports count from 0.
+    fetch_missed : Out(1)
+        Pulse: a burst of Reader.DESCRIPTOR was outside the windows and has been dropped.
+    fetch_resp : Out(2)
+        RRESP of the beat of Reader.DESCRIPTOR.
     error : Out(error_record())
-        A window was missed, or the memory answered with an error.
+        A window was missed, or the memory answered with an error; not of Reader.DESCRIPTOR.
     idle : Out(1)
         Nothing on AR, nothing outstanding.
     outstanding : Out(1)
@@ -50,6 +60,9 @@ class ReadPort(wiring.Component):
             .array(len(Reader)),
             "windows": In(windows_layout()),
             "halt": In(1),
+            "restart": In(1),
+            "fetch_missed": Out(1),
+            "fetch_resp": Out(2),
             "error": Out(error_record()),
             "idle": Out(1),
             "outstanding": Out(1),
@@ -68,7 +81,7 @@ class ReadPort(wiring.Component):
         chosen_id = Signal(range(len(Reader)))
         pending = Signal()
         take = Signal()   # `pending` moves on
-        free = ~pending | take
+        free = ~pending | take | self.fetch_missed
         sources = [self.bursts[reader] for reader in Reader]
         grants = first_of(source.valid for source in sources)
         taken = Const(0)
@@ -115,14 +128,26 @@ class ReadPort(wiring.Component):
             valid.eq(bus.rvalid), rid.eq(bus.rid), word.eq(bus.rdata),
             resp.eq(bus.rresp), resp_bad.eq(bus.rvalid & bus.rresp[1]),
         ]
+        received = []
         for reader in Reader:
             m.d.comb += [
                 self.beats[reader].valid.eq(valid & (rid == reader)),
                 self.beats[reader].payload.eq(word),
             ]
+            if reader == Reader.DESCRIPTOR:
+                received.append(Const(0, COUNT_WIDTH))
+                continue
+            count = Signal(COUNT_WIDTH, name=f"received_{reader.name.lower()}")
+            received.append(count)
+            with m.If(self.restart):
+                m.d.sync += count.eq(0)
+            with m.Elif(self.beats[reader].valid):
+                m.d.sync += count.eq(count + 1)
 
-        # Twelve bits hold more bursts than all readers' buffers together can ask for.
-        outstanding = Signal(12)
+        # There are no more bursts than all buffers have beats, and one for a descriptor.
+        beats_max = (config.row_buffer_beats + config.old_buffer_beats
+                     + _ARRAY_READERS * config.array_buffer_beats)
+        outstanding = Signal(range(beats_max + 2))
         issued = bus.arvalid & bus.arready
         finished = bus.rvalid & bus.rlast
         m.d.sync += outstanding.eq(outstanding + issued - finished)
@@ -131,13 +156,19 @@ class ReadPort(wiring.Component):
             self.idle.eq(~bus.arvalid & (outstanding == 0) & ~valid),
         ]
 
-        missed = pending & ~inside & ~self.halt & ~failed
+        outside = pending & ~inside & ~self.halt & ~failed
+        missed = outside & (chosen_id != Reader.DESCRIPTOR)
+        m.d.comb += [
+            self.fetch_missed.eq(outside & (chosen_id == Reader.DESCRIPTOR)),
+            self.fetch_resp.eq(resp),
+        ]
         with m.If(missed):
             m.d.sync += failed.eq(1)
-        with m.If(resp_bad):
+        with m.If(resp_bad & (rid != Reader.DESCRIPTOR)):
             m.d.comb += [
                 self.error.valid.eq(1),
                 self.error.code.eq(ErrorCode.READ_RESPONSE),
+                self.error.position.eq(select([rid == reader for reader in Reader], received)),
                 self.error.slot.eq(0),
                 self.error.value.eq(resp),
                 self.error.limit.eq(rid),

@@ -13,9 +13,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .delay import delay
-from .fp import Adder
+from .fp import Adder, Multiplier
 from .queue import Queue
-from .types import reduce_beat, token
+from .types import reduce_beat, reduce_job, token
 
 __all__ = ["Accumulator", "Combiner", "Reducer"]
 
@@ -164,15 +164,16 @@ class Combiner(wiring.Component):
 
 
 class Reducer(wiring.Component):
-    """Sum the rows of each segment; one row of sums per segment, in order.
+    """Weight and sum the rows of each segment; one row of sums per segment, in order.
 
     Contract: the bits of golden.reference: eight partial sums, adjacent pairwise tree, +0 for an
-    empty segment, a single row copied. Numerics: docs/numerics.md.
+    empty segment, a single row copied; in a ``weighted`` job RN(w·x) instead of each row x.
+    Numerics: docs/numerics.md.
 
     Members
     -------
-    job : In(stream.Signature(row_beats_width))
-        Beats of a row of the descriptor; held until its end.
+    job : In(stream.Signature(reduce_job()))
+        Held until its end.
     tokens : In(stream.Signature(token()))
         What to do with each row.
     rows : In(stream.Signature(data_width))
@@ -185,17 +186,18 @@ class Reducer(wiring.Component):
         Pulse: a segment's last beat went in.
 
     Timing: one beat per cycle, without a gap between rows, segments or descriptors of any length;
-    4 × (add_stages + 1) + 3 cycles from a segment's last row to its sum. A beat that completes a
-    sum goes in only when the output has room for it.
+    mul_stages + 4 × (add_stages + 1) + 3 cycles from a segment's last row to its sum. A beat that
+    completes a sum goes in only when the output has room for it.
     Reset: drops what is inside.   Errors: none.
-    Resources: 4 adders per lane; 15 × row_beats_max + output_beats beats of memory.
+    Resources: one multiplier and 4 adders per lane; 15 × row_beats_max + output_beats beats of
+    memory.
     """
 
     def __init__(self, config):
         self.config = config
         derived = config.derived
         super().__init__({
-            "job": In(stream.Signature(derived.row_beats_width)),
+            "job": In(stream.Signature(reduce_job(derived))),
             "tokens": In(stream.Signature(token())),
             "rows": In(stream.Signature(config.data_width)),
             "o": Out(stream.Signature(config.data_width)),
@@ -206,7 +208,7 @@ class Reducer(wiring.Component):
     @property
     def latency(self):
         """Cycles from a segment's last beat at the input to the same beat in the output queue."""
-        return 4 * (self.config.add_stages + 1) + 1
+        return self.config.mul_stages + 4 * (self.config.add_stages + 1) + 1
 
     @property
     def output_beats(self):
@@ -230,7 +232,7 @@ class Reducer(wiring.Component):
         credit = Signal(range(self.output_beats + 1), init=self.output_beats)
         col = Signal(derived.col_width)
         tok = self.tokens.payload
-        last_col = (col + 1) == self.job.payload
+        last_col = (col + 1) == self.job.payload.row_beats
         has_beat = tok.empty | self.rows.valid
         has_room = ~tok.last | (credit != 0)
         ready = self.job.valid & self.tokens.valid & ~tok.end
@@ -253,16 +255,32 @@ class Reducer(wiring.Component):
         beat = Signal(layout, reset_less=True)
         valid = Signal()
         word = Signal(config.data_width, reset_less=True)
-        flags = Signal(data.StructLayout({"first": 1, "final": 1}), reset_less=True)
+        flags = Signal(data.StructLayout({"first": 1, "final": 1, "weighted": 1}), reset_less=True)
+        weight = Signal(32, reset_less=True)
         m.d.sync += [
             valid.eq(go),
             beat.node.eq(tok.leaf), beat.top_leaf.eq(tok.top_leaf),
             beat.col.eq(col), beat.last_col.eq(last_col),
             word.eq(Mux(tok.empty, 0, self.rows.payload)),
             flags.first.eq(tok.first), flags.final.eq(tok.final),
+            flags.weighted.eq(self.job.payload.weighted & ~tok.empty),
+            weight.eq(tok.weight),
         ]
+
+        # Weights; a row without one waits beside the multipliers.
+        products = []
+        for lane in range(derived.lanes):
+            m.submodules[f"multiplier_{lane}"] = multiplier = Multiplier(config.mul_stages)
+            m.d.comb += [multiplier.a.eq(weight), multiplier.b.eq(word.word_select(lane, 32))]
+            products.append(multiplier.o)
+        later = Signal(config.mul_stages)
+        m.d.sync += later.eq(Cat(valid, later))
+        word = delay(m, word, config.mul_stages, "word")
+        flags = delay(m, flags, config.mul_stages, "flags")
         m.d.comb += [
-            accumulator.valid.eq(valid), accumulator.beat.eq(beat), accumulator.data.eq(word),
+            accumulator.valid.eq(later[-1]),
+            accumulator.beat.eq(delay(m, beat, config.mul_stages, "beat")),
+            accumulator.data.eq(Mux(flags.weighted, Cat(products), word)),
             accumulator.first.eq(flags.first), accumulator.final.eq(flags.final),
         ]
         for source, target in zip([accumulator, *levels], levels, strict=False):

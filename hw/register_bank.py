@@ -1,6 +1,8 @@
 """RegisterBank: the AXI4-Lite subordinate, generated from the register map."""
 
 import re
+from functools import reduce
+from operator import or_
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
@@ -15,7 +17,7 @@ __all__ = ["RegisterBank", "member_fields"]
 #: What a soft reset of the engine clears in the bank.
 _SOFT_RESET = ("control_enable", "ring_tail")
 
-#: Read multiplexer: registers per first-stage multiplexer, as a number of address bits.
+#: Registers that the first stage of a read selects from, as a number of address bits.
 _GROUP_LOG2 = 3
 
 
@@ -150,10 +152,12 @@ class RegisterBank(wiring.Component):
                 m.d.comb += selected.eq(perform & self._write_allowed(register, write_address))
                 bits = slice(field.lsb, field.lsb + field.width)
                 data = write_data[bits]
-                mask = write_mask[bits] & (((1 << field.width) - 1) & ~field.fixed)
-                written = selected.replicate(field.width) & mask
+                written = selected.replicate(field.width) & write_mask[bits]
                 if field.access == Access.RW:
-                    m.d.sync += part.eq((part & ~written) | (data & written))
+                    # One enable for each byte lane, rather than a mask: no logic for each bit.
+                    for lane, run in _writable_runs(field):
+                        with m.If(selected & write_strobe[lane]):
+                            m.d.sync += part[run].eq(data[run])
                 elif field.access == Access.W1S:
                     m.d.sync += part.eq(part | (data & written))
                 elif field.access == Access.PULSE:
@@ -175,39 +179,41 @@ class RegisterBank(wiring.Component):
         raised = [cause & getattr(self, f"irq_enable_{name}") for name, cause in causes.items()]
         m.d.sync += self.irq.eq(Cat(raised).any())
 
-        # Read: hold the address; multiplex inside groups; multiplex the groups; hold the response.
+        # Read: hold the decoded address; select inside groups; join the groups. Selecting by AND
+        # and OR takes half the area of a `case` or a tree of multiplexers on FPGAs.
         for name, parts in shown.items():
             stored[name] = _assemble(parts)
         by_index = {register.offset // 4: stored[register.name] for register in REGISTERS}
         size = 1 << _GROUP_LOG2
         groups = sorted({index // size for index in by_index})
-        read_address = Signal(ADDRESS_WIDTH - 2)
-        steps = Signal(2)
-        data_of_group = {group: Signal(32, name=f"group_{group}") for group in groups}
+        address = bus.araddr[2:]
+        word_select = Signal(size)
+        group_select = Signal(len(groups))
         known = Signal()
+        steps = Signal(2)
         m.d.comb += bus.arready.eq(~bus.rvalid & (steps == 0))
         m.d.sync += steps.eq(steps << 1)
         with m.If(bus.arvalid & bus.arready):
-            m.d.sync += [read_address.eq(bus.araddr[2:]), steps.eq(1)]
-        with m.If(steps[0]):
-            for group in groups:
-                with m.Switch(read_address[:_GROUP_LOG2]):
-                    for low in range(size):
-                        if group * size + low in by_index:
-                            with m.Case(low):
-                                m.d.sync += data_of_group[group].eq(by_index[group * size + low])
-                    with m.Default():
-                        m.d.sync += data_of_group[group].eq(0)
-            m.d.sync += known.eq(
-                Cat(read_address == index for index in by_index).any())
+            m.d.sync += [
+                steps.eq(1),
+                word_select.eq(1 << address[:_GROUP_LOG2]),
+                group_select.eq(Cat(address[_GROUP_LOG2:] == group for group in groups)),
+                known.eq(Cat(address == index for index in by_index).any()),
+            ]
+        data_of_group = []
+        for selected, group in zip(group_select, groups, strict=True):
+            data = Signal(32, name=f"group_{group}")
+            words = [by_index[group * size + low] & word_select[low].replicate(32)
+                     for low in range(size) if group * size + low in by_index]
+            with m.If(steps[0]):
+                m.d.sync += data.eq(Mux(selected, reduce(or_, words), 0))
+            data_of_group.append(data)
         with m.If(steps[1]):
-            m.d.sync += [bus.rvalid.eq(1), bus.rresp.eq(Mux(known, RESP_OKAY, RESP_SLVERR))]
-            with m.Switch(read_address[_GROUP_LOG2:]):
-                for group in groups:
-                    with m.Case(group):
-                        m.d.sync += bus.rdata.eq(data_of_group[group])
-                with m.Default():
-                    m.d.sync += bus.rdata.eq(0)
+            m.d.sync += [
+                bus.rvalid.eq(1),
+                bus.rresp.eq(Mux(known, RESP_OKAY, RESP_SLVERR)),
+                bus.rdata.eq(reduce(or_, data_of_group)),
+            ]
         with m.If(bus.rvalid & bus.rready):
             m.d.sync += bus.rvalid.eq(0)
         return m
@@ -236,3 +242,12 @@ def _assemble(parts):
         pieces += [Const(0, field.lsb - position), value]
         position = field.lsb + field.width
     return Cat(*pieces, Const(0, 32 - position))
+
+
+def _writable_runs(field):
+    """Yield the byte lanes of ``field`` that can be written, each with its bits in the field."""
+    for lane in range(4):
+        bits = [bit for bit in range(field.width)
+                if (field.lsb + bit) // 8 == lane and not field.fixed >> bit & 1]
+        if bits:
+            yield lane, slice(bits[0], bits[-1] + 1)

@@ -52,9 +52,11 @@ class Reader(IntEnum):
     DESCRIPTOR = 0
     OFFSET = 1
     INDEX = 2
-    TARGET = 3
-    OLD_ROW = 4
-    ROW = 5
+    WEIGHT = 3
+    TARGET = 4
+    SCALE = 5
+    OLD_ROW = 6
+    ROW = 7
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,12 @@ ERROR_DOC = {
         "A write would leave the windows that allow writing; it was not issued.",
         "number of the segment", "the address", "0"),
     ErrorCode.READ_RESPONSE: ErrorDoc(
-        "The memory answered a read with an error.", "beats that this reader had received",
-        "RRESP", "the reader (enum Reader)"),
+        "The memory answered a read with an error.",
+        "beats that this reader had received since no descriptor was in work", "RRESP",
+        "the reader (enum Reader)"),
     ErrorCode.WRITE_RESPONSE: ErrorDoc(
-        "The memory answered a write with an error.", "bursts answered so far", "BRESP", "0"),
+        "The memory answered a write with an error.",
+        "bursts answered since no descriptor was in work", "BRESP", "0"),
 }
 
 
@@ -178,8 +182,8 @@ def _registers():
         Field("windows", 20, 4, "Number of address windows.", reset=N_WINDOWS)))
     yield Register("feature", 0x010, "Optional features.", (
         Field("sgd", 0, 1, "Sink SGD.", reset=1),
-        Field("weighted", 1, 1, "Per-lookup weights.", reset=0),
-        Field("scaled", 2, 1, "Per-segment scales.", reset=0),
+        Field("weighted", 1, 1, "Per-lookup weights.", reset=1),
+        Field("scaled", 2, 1, "Per-segment scales, with the sink WRITE.", reset=1),
         Field("rowwise_adagrad", 3, 1, "Row-wise Adagrad.", reset=0),
         Field("cast", 4, 1, "Cast unit.", reset=0)))
     yield Register("control", 0x020, "Control.", (

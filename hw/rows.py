@@ -20,7 +20,7 @@ class RowNumberer(wiring.Component):
     i : In(stream.Signature(64))
         Row numbers.
     o : Out(stream.Signature(row_request()))
-        The same with their position.
+        The same with their position; of ``end`` the number means nothing.
 
     Timing: no latency; one per cycle.   Reset: starts over.   Errors: none.
     """

@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .registers import ErrorCode
-from .types import COUNT_WIDTH, error_record, row_request, segment, segment_job, token
+from .types import COUNT_WIDTH, error_record, row_request, segment, segment_job, token, walk_job
 
 __all__ = ["SegmentLengths", "SegmentWalker"]
 
@@ -105,22 +105,25 @@ class SegmentWalker(wiring.Component):
 
     Contract: a segment without lookups makes one ``empty`` token and no request. Behind the last
     segment of a descriptor the indices that no segment used are dropped, then ``end`` leaves on
-    both outputs.
+    both outputs. A lookup and the end leave on both in the same cycle: each valid waits for the
+    other's ready, so behind at least one of them there must be a queue.
 
     Members
     -------
-    job : In(stream.Signature(COUNT_WIDTH))
-        n_lookups of the descriptor; held until its end.
+    job : In(stream.Signature(walk_job()))
+        Held until its end.
     segments : In(stream.Signature(segment()))
         Lengths.
     indices : In(stream.Signature(64))
         n_lookups row numbers.
+    weights : In(stream.Signature(64))
+        n_lookups weights in the low halves, for a ``weighted`` job.
     rows : Out(stream.Signature(row_request()))
         Rows wanted.
     tokens : Out(stream.Signature(token()))
         What the reducer does with them.
     wants_index, wants_segment : Out(1)
-        Waiting for the one or the other.
+        Waiting for an index or its weight, or for a segment.
     issued : Out(1)
         Pulse: a lookup was issued.
 
@@ -130,9 +133,10 @@ class SegmentWalker(wiring.Component):
 
     def __init__(self):
         super().__init__({
-            "job": In(stream.Signature(COUNT_WIDTH)),
+            "job": In(stream.Signature(walk_job())),
             "segments": In(stream.Signature(segment())),
             "indices": In(stream.Signature(64)),
+            "weights": In(stream.Signature(64)),
             "rows": Out(stream.Signature(row_request())),
             "tokens": Out(stream.Signature(token())),
             "wants_index": Out(1),
@@ -153,19 +157,24 @@ class SegmentWalker(wiring.Component):
         first = Signal()      # row number < 8
         top_leaf = Signal(3)
         position = Signal(COUNT_WIDTH)
-        unused = (self.job.payload != position)
+        unused = self.job.payload.n_lookups != position
+        weighted = self.job.payload.weighted
+        has_index = self.indices.valid & (self.weights.valid | ~weighted)
+        take_index = Signal()
 
         lookup = active & ~ending & ~empty
         drain = active & ending & unused
         finish = active & ending & ~unused
         m.d.comb += [
-            # A lookup needs an index and room on both outputs.
-            self.rows.valid.eq((lookup & self.indices.valid & self.tokens.ready)
+            # A lookup needs an index, its weight, and room on both outputs.
+            self.rows.valid.eq((lookup & has_index & self.tokens.ready)
                                | (finish & self.tokens.ready)),
-            self.tokens.valid.eq((lookup & self.indices.valid & self.rows.ready)
+            self.tokens.valid.eq((lookup & has_index & self.rows.ready)
                                  | (active & ~ending & empty)
                                  | (finish & self.rows.ready)),
-            self.indices.ready.eq((lookup & self.rows.ready & self.tokens.ready) | drain),
+            take_index.eq((lookup & self.rows.ready & self.tokens.ready) | drain),
+            self.indices.ready.eq(take_index & (self.weights.valid | ~weighted)),
+            self.weights.ready.eq(take_index & self.indices.valid & weighted),
             self.rows.payload.number.eq(self.indices.payload),
             self.rows.payload.position.eq(position),
             self.rows.payload.end.eq(ending),
@@ -176,7 +185,8 @@ class SegmentWalker(wiring.Component):
             self.tokens.payload.top_leaf.eq(top_leaf),
             self.tokens.payload.empty.eq(empty),
             self.tokens.payload.end.eq(ending),
-            self.wants_index.eq(lookup & ~self.indices.valid),
+            self.tokens.payload.weight.eq(self.weights.payload[:32]),
+            self.wants_index.eq(lookup & ~has_index),
             self.wants_segment.eq(~active & self.job.valid),
         ]
         token_sent = self.tokens.valid & self.tokens.ready

@@ -1,21 +1,23 @@
 """Sequencer: fetches descriptors from the ring, checks them, and hands each unit its part."""
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .descriptor import DESCRIPTOR_BYTES, FIELDS, ElementKind, Sink
 from .queue import Queue
-from .registers import ErrorCode
+from .registers import ErrorCode, Reader
 from .types import (
     COUNT_WIDTH,
     SLOT_WIDTH,
     array_job,
     burst,
     error_record,
+    reduce_job,
     row_job,
     segment_job,
     update_job,
+    walk_job,
 )
 
 __all__ = ["DESCRIPTORS_IN_FLIGHT", "Sequencer"]
@@ -29,7 +31,9 @@ class Sequencer(wiring.Component):
 
     Contract: descriptors start in ring order. One without ``relaxed`` starts when all before it
     have completed, so it sees all they wrote. The next one is fetched and checked meanwhile. A bad
-    one is reported when those before it have completed, and stops the ring.
+    one, or one that cannot be fetched, is reported when those before it have completed, and stops
+    the ring. A descriptor has completed when all of its writes are answered and all of its lookups,
+    those behind its last segment too, are used up: nothing is read for it any more.
 
     Members
     -------
@@ -43,17 +47,22 @@ class Sequencer(wiring.Component):
         Requests for descriptors.
     fetched : In(stream.Signature(data_width, always_ready=True))
         Their beats.
-    index_job, offset_job, target_job : Out(stream.Signature(array_job()))
+    fetch_missed, fetch_resp : In
+        See ReadPort.
+    index_job, offset_job, weight_job, target_job, scale_job : Out(stream.Signature(array_job()))
     segment_job : Out(stream.Signature(segment_job()))
-    walk_job, count_job : Out(stream.Signature(COUNT_WIDTH))
+    walk_job : Out(stream.Signature(walk_job()))
+    count_job : Out(stream.Signature(COUNT_WIDTH))
     source_job, sink_job : Out(stream.Signature(row_job()))
-    reduce_job : Out(stream.Signature(row_beats_width))
+    reduce_job : Out(stream.Signature(reduce_job()))
     update_job : Out(stream.Signature(update_job()))
         The parts, each behind a queue of its own.
-    done : In(1)
-        Pulse: the oldest descriptor has completed.
+    written : In(1)
+        Pulse: the writes of one more descriptor are all answered.
+    gathered : In(1)
+        Pulse: the lookups of one more descriptor are all used up.
     halt : In(1)
-        Start nothing more.
+        Start nothing more, complete nothing more.
     completed, interrupt : Out(1)
         Pulses: a descriptor completed; it asked for an interrupt.
     busy : Out(1)
@@ -61,7 +70,7 @@ class Sequencer(wiring.Component):
     in_flight : Out(1)
         A descriptor is in work.
     error : Out(error_record())
-        A bad descriptor.
+        A descriptor that is bad, or that could not be fetched.
 
     Timing: a descriptor starts four cycles after its last beat.
     Reset: forgets all, head returns to 0.
@@ -71,10 +80,11 @@ class Sequencer(wiring.Component):
         self.config = config
         derived = config.derived
         self.jobs = {
-            "index_job": array_job(), "offset_job": array_job(), "target_job": array_job(),
-            "segment_job": segment_job(), "walk_job": COUNT_WIDTH,
+            "index_job": array_job(), "offset_job": array_job(), "weight_job": array_job(),
+            "target_job": array_job(), "scale_job": array_job(),
+            "segment_job": segment_job(), "walk_job": walk_job(),
             "source_job": row_job(derived), "sink_job": row_job(derived),
-            "count_job": COUNT_WIDTH, "reduce_job": derived.row_beats_width,
+            "count_job": COUNT_WIDTH, "reduce_job": reduce_job(derived),
             "update_job": update_job(derived),
         }
         super().__init__({
@@ -83,8 +93,10 @@ class Sequencer(wiring.Component):
             "fetch": Out(stream.Signature(burst(derived))),
             "fetched": In(stream.Signature(config.data_width, always_ready=True)),
             **{name: Out(stream.Signature(shape)) for name, shape in self.jobs.items()},
-            "done": In(1), "halt": In(1), "completed": Out(1), "interrupt": Out(1),
-            "busy": Out(1), "in_flight": Out(1), "error": Out(error_record()),
+            "fetch_missed": In(1), "fetch_resp": In(2),
+            "written": In(1), "gathered": In(1), "halt": In(1),
+            "completed": Out(1), "interrupt": Out(1), "busy": Out(1),
+            "in_flight": Out(1), "error": Out(error_record()),
         })
 
     def elaborate(self, platform):
@@ -123,7 +135,17 @@ class Sequencer(wiring.Component):
                         self.error.value.eq(fields[name]),
                         self.error.limit.eq(limit),
                     ]
+        fault = Signal(data.StructLayout(
+            {"valid": 1, "missed": 1, "resp": 2, "position": SLOT_WIDTH}))
         m.d.comb += [self.error.code.eq(ErrorCode.DESCRIPTOR), self.error.slot.eq(slot)]
+        with m.If(fault.valid):
+            m.d.comb += [
+                self.error.code.eq(Mux(fault.missed, ErrorCode.WINDOW_READ,
+                                       ErrorCode.READ_RESPONSE)),
+                self.error.position.eq(fault.position),
+                self.error.value.eq(Mux(fault.missed, self.fetch.payload.address, fault.resp)),
+                self.error.limit.eq(Reader.DESCRIPTOR),
+            ]
 
         # The parts.
         queues = {}
@@ -138,6 +160,10 @@ class Sequencer(wiring.Component):
                           "count": fields["n_lookups"]},
             "offset_job": {"kind": fields["segment_kind"], "base": fields["offset_base"],
                            "count": fields["n_segments"] + 1},
+            "weight_job": {"kind": ElementKind.INT32, "base": fields["weight_base"],
+                           "count": fields["n_lookups"]},
+            "scale_job": {"kind": ElementKind.INT32, "base": fields["scale_base"],
+                          "count": fields["n_segments"]},
             "target_job": {"kind": fields["target_kind"], "base": fields["target_base"],
                            "count": fields["n_segments"]},
             "segment_job": {"unit": unit, "n_lookups": fields["n_lookups"],
@@ -150,34 +176,44 @@ class Sequencer(wiring.Component):
                          "stride_beats": fields["dst_stride"] >> beat_log2,
                          "n_rows": fields["dst_rows"], "row_beats": row_beats,
                          "increasing": update, "read": update, "slot": slot},
-            "update_job": {"update": update, "lr": fields["lr"],
+            "walk_job": {"n_lookups": fields["n_lookups"], "weighted": fields["weighted"]},
+            "reduce_job": {"row_beats": row_beats, "weighted": fields["weighted"]},
+            "update_job": {"update": update, "scaled": fields["scaled"], "lr": fields["lr"],
                            "n_segments": fields["n_segments"], "row_beats": row_beats},
         }
         for name, values in parts.items():
             for key, value in values.items():
                 m.d.comb += queues[name].i.payload[key].eq(value)
-        m.d.comb += [
-            queues["walk_job"].i.payload.eq(fields["n_lookups"]),
-            queues["count_job"].i.payload.eq(fields["n_segments"]),
-            queues["reduce_job"].i.payload.eq(row_beats),
-        ]
-        # Each queue has room for every descriptor in flight, so `issue` needs to ask none of them.
+        m.d.comb += queues["count_job"].i.payload.eq(fields["n_segments"])
+        # A queue may still hold its part of a descriptor that completed a moment ago.
         issue = Signal()
+        room = Cat(queue.i.ready for queue in queues.values()).all()
+        wanted = {"offset_job": ~unit, "weight_job": fields["weighted"],
+                  "scale_job": fields["scaled"]}
         for name, queue in queues.items():
-            m.d.comb += queue.i.valid.eq(issue & ~unit if name == "offset_job" else issue)
+            m.d.comb += queue.i.valid.eq(issue & wanted.get(name, 1))
 
-        # Completion: which descriptors in flight want an interrupt.
+        # Completion. Writes and lookups finish in either order: each may be ahead.
+        done = Signal()
+        ahead = []
+        for name in ("written", "gathered"):
+            count = Signal(range(DESCRIPTORS_IN_FLIGHT + 1), name=f"{name}_ahead")
+            m.d.sync += count.eq(count + getattr(self, name) - done)
+            ahead.append(count != 0)
+        m.d.comb += done.eq(Cat(ahead).all() & ~self.halt)
+
+        # Which descriptors in flight want an interrupt.
         m.submodules.finishing = finishing = Queue(
             data.StructLayout({"interrupt": 1}), DESCRIPTORS_IN_FLIGHT)
         m.d.comb += [
             finishing.i.payload.interrupt.eq(fields["interrupt"]),
             finishing.i.valid.eq(issue),
-            finishing.o.ready.eq(self.done),
-            self.completed.eq(self.done),
-            self.interrupt.eq(self.done & finishing.o.payload.interrupt),
+            finishing.o.ready.eq(done),
+            self.completed.eq(done),
+            self.interrupt.eq(done & finishing.o.payload.interrupt),
         ]
-        m.d.sync += in_flight.eq(in_flight + issue - self.done)
-        with m.If(self.done):
+        m.d.sync += in_flight.eq(in_flight + issue - done)
+        with m.If(done):
             m.d.sync += self.head.eq((self.head + 1) & slot_mask)
 
         failed = Signal()
@@ -192,7 +228,13 @@ class Sequencer(wiring.Component):
                 with m.If(self.fetch.ready):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"):
+                with m.If(self.fetch_missed):
+                    m.d.sync += [fault.valid.eq(1), fault.missed.eq(1), fault.position.eq(slot)]
+                    m.next = "ISSUE"
                 with m.If(self.fetched.valid):
+                    with m.If(self.fetch_resp[1] & ~fault.valid):
+                        m.d.sync += [fault.valid.eq(1), fault.resp.eq(self.fetch_resp),
+                                     fault.position.eq(received)]
                     m.d.sync += [
                         word.eq(Cat(word, self.fetched.payload)[config.data_width:]),
                         received.eq(received + 1),
@@ -204,11 +246,11 @@ class Sequencer(wiring.Component):
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 alone = in_flight == 0
-                with m.If(bad.any()):
+                with m.If(fault.valid | bad.any()):
                     m.d.comb += self.error.valid.eq(alone & ~failed)
                     with m.If(alone):
                         m.d.sync += failed.eq(1)
-                with m.Elif(~self.halt & (alone | (fields["relaxed"]
+                with m.Elif(~self.halt & room & (alone | (fields["relaxed"]
                                                    & (in_flight != DESCRIPTORS_IN_FLIGHT)))):
                     m.d.comb += issue.eq(1)
                     m.d.sync += slot.eq((slot + 1) & slot_mask)
@@ -244,8 +286,8 @@ class Sequencer(wiring.Component):
             ("segment_kind", fields["segment_kind"] > max(ElementKind), int(max(ElementKind))),
             ("target_kind", fields["target_kind"] > max(ElementKind), int(max(ElementKind))),
             ("sink", fields["sink"] > max(Sink), int(max(Sink))),
-            ("weighted", fields["weighted"], 0),
-            ("scaled", fields["scaled"], 0),
+            # One multiplier serves the scale and the learning rate.
+            ("scaled", fields["scaled"] & (fields["sink"] != Sink.WRITE), 0),
             ("dim", (fields["dim"] == 0) | (fields["dim"] > self.config.dim_max)
              | fields["dim"][:beat_log2 - 2].any(), self.config.dim_max),
             ("n_segments", unit & (fields["n_segments"] != fields["n_lookups"]),
@@ -257,4 +299,6 @@ class Sequencer(wiring.Component):
             ("index_base", misaligned_array("index_kind", "index_base"), 0),
             ("offset_base", misaligned_array("segment_kind", "offset_base"), 0),
             ("target_base", misaligned_array("target_kind", "target_base"), 0),
+            ("weight_base", fields["weighted"] & fields["weight_base"][:2].any(), 0),
+            ("scale_base", fields["scaled"] & fields["scale_base"][:2].any(), 0),
         ]

@@ -2,8 +2,8 @@
 
 from amaranth.lib import data
 
-__all__ = ["COUNT_WIDTH", "array_job", "burst", "error_record", "reduce_beat", "row", "row_job",
-           "row_request", "segment", "segment_job", "token", "update_job"]
+__all__ = ["COUNT_WIDTH", "array_job", "burst", "error_record", "reduce_beat", "reduce_job", "row",
+           "row_job", "row_request", "segment", "segment_job", "token", "update_job", "walk_job"]
 
 #: Bits of a number of lookups, segments or rows.
 COUNT_WIDTH = 32
@@ -23,6 +23,16 @@ def array_job():
     return data.StructLayout({"kind": 2, "base": 64, "count": COUNT_WIDTH + 1})
 
 
+def walk_job():
+    """The lookups of one descriptor."""
+    return data.StructLayout({"n_lookups": COUNT_WIDTH, "weighted": 1})
+
+
+def reduce_job(derived):
+    """The rows of one descriptor: their beats; whether each is multiplied by its weight."""
+    return data.StructLayout({"row_beats": derived.row_beats_width, "weighted": 1})
+
+
 def segment_job():
     """The segments of one descriptor."""
     return data.StructLayout({
@@ -39,7 +49,8 @@ def row_job(derived):
 def update_job(derived):
     """What happens to the reduced rows of one descriptor."""
     return data.StructLayout({
-        "update": 1, "lr": 32, "n_segments": COUNT_WIDTH, "row_beats": derived.row_beats_width})
+        "update": 1, "scaled": 1, "lr": 32, "n_segments": COUNT_WIDTH,
+        "row_beats": derived.row_beats_width})
 
 
 def segment():
@@ -71,9 +82,11 @@ def token():
     final: the partial's last row.  last: the segment's last row.
     top_leaf: highest partial that the segment has.  empty: no row, the sum is +0.
     end: no row; the descriptor has no more.
+    weight: bits of the binary32 that multiplies the row.
     """
     return data.StructLayout({
-        "leaf": 3, "first": 1, "final": 1, "last": 1, "top_leaf": 3, "empty": 1, "end": 1})
+        "leaf": 3, "first": 1, "final": 1, "last": 1, "top_leaf": 3, "empty": 1, "end": 1,
+        "weight": 32})
 
 
 def reduce_beat(derived):

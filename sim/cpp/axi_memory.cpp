@@ -38,6 +38,14 @@ bool AxiMemory::unmap(uint64_t base) {
   return false;
 }
 
+void AxiMemory::restore() {
+  regions_.clear();
+  error_ranges_.clear();
+  std::fill(read_hint_, read_hint_ + IDS, nullptr);
+  write_hint_ = nullptr;
+  options = Options{};
+}
+
 void AxiMemory::add_error_range(uint64_t base, uint64_t last, Response response, bool read,
                                 bool write) {
   error_ranges_.push_back({base, last, response, read, write});

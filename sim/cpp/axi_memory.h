@@ -137,6 +137,8 @@ class AxiMemory {
   bool map(uint64_t base, uint64_t bytes, uint8_t *data, bool writable);
   // False if no region begins there.
   bool unmap(uint64_t base);
+  // Forgets all regions and error ranges, and sets every option to its default.
+  void restore();
   void add_error_range(uint64_t base, uint64_t last, Response response, bool read, bool write);
   void clear_error_ranges() { error_ranges_.clear(); }
   uint64_t bursts_open() const { return reads_open_ + writes_.size(); }

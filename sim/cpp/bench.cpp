@@ -102,6 +102,11 @@ int bench_unmap(void *handle, uint64_t base) {
   return static_cast<Bench *>(handle)->memory.unmap(base);
 }
 
+// Forgets all regions and error ranges, and sets every option to its default.
+void bench_restore(void *handle) {
+  static_cast<Bench *>(handle)->memory.restore();
+}
+
 void bench_error_range(void *handle, uint64_t base, uint64_t last, int response, int read,
                        int write) {
   static_cast<Bench *>(handle)->memory.add_error_range(base, last, Response(response), read, write);

@@ -1,5 +1,6 @@
 """``tcast cosim``: a training step on the RTL, compared with the golden model to the bit."""
 
+import inspect
 import platform
 import shlex
 from pathlib import Path
@@ -10,9 +11,9 @@ import typer
 from ..hw.config import PRESETS, EngineConfig
 from .console import EXIT_MISMATCH, Json, fail, out, print_json, print_table, progress, refused
 
-__all__ = ["PASS", "cosimulate", "register"]
+__all__ = ["FAIL", "PASS", "cosimulate", "percent", "register", "show"]
 
-#: Printed at the end of a run in which everything was equal, and never otherwise.
+#: The last word of a run: PASS only if everything ran and was equal.
 PASS = "TCAST-COSIM-PASS"
 FAIL = "TCAST-COSIM-FAIL"
 
@@ -62,9 +63,13 @@ def register(app):
 
 def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribution="powerlaw",
                exponent=1.05, latency=64, backpressure=0.0, placement="aligned", seed=0,
-               waves=None):
-    """Return the report that ``tcast cosim --json`` prints, as a dict of JSON types."""
+               waves=None, verilog=None):
+    """Return the report that ``tcast cosim --json`` prints, as a dict of JSON types.
+
+    ``verilog`` is the path of the engine's Verilog where it has been emitted already.
+    """
     options = dict(locals())
+    del options["verilog"]
     if batch is None and workload != "real":
         batch = 4
     with refused(ValueError, TypeError):
@@ -81,10 +86,12 @@ def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribu
     operations = {name: Operation(name) for name in OPERATIONS}
     tables = []
     with progress() as bar:
-        building = bar.add_task(f"building the simulation of {config.name} (once)", total=None)
+        building = bar.add_task(f"opening {config.name}", total=None)
         with refused(ValueError, TypeError, OSError, BuildError):
             comparison = open_comparison(config, latency=latency, backpressure=backpressure,
-                                         seed=seed, placement=placement, waves=waves)
+                                         seed=seed, placement=placement, waves=waves,
+                                         verilog=verilog, on_build=lambda what: bar.update(
+                                             building, description=f"{config.name}: {what}"))
         bar.remove_task(building)
         with comparison:
             task = bar.add_task(workload, total=step_inputs.count * len(OPERATIONS))
@@ -121,12 +128,18 @@ def backward_cycles(operations):
 
 
 def rerun(options):
-    """Return the command that repeats a run with these options, leaving out those not given."""
+    """Return the command that repeats a run, naming the options that are not the default."""
+    defaults = inspect.signature(cosimulate).parameters
     words = ["tcast", "cosim"]
     for name, value in options.items():
-        if value is not None:
+        if value != defaults[name].default or name == "seed":
             words += [f"--{name}", str(value)]
     return shlex.join(words)
+
+
+def percent(share):
+    """Return a share as text, or nothing for None."""
+    return "" if share is None else f"{share:.1%}"
 
 
 def show(report):
@@ -161,8 +174,7 @@ def _row(operation):
     lost = {name: counters.get(name, 0) for name in CAUSES}
     text = ", ".join(f"{name.removeprefix('read_')} {count:,}"
                      for name, count in sorted(lost.items(), key=lambda pair: -pair[1]) if count)
-    busy = operation["utilisation"]
     return (operation["operation"], "yes" if operation["equal"] else "NO", operation["passes"],
             f"{counters.get('cycles', 0):,}", f"{counters.get('r_beats', 0):,}",
-            f"{counters.get('w_beats', 0):,}", "" if busy is None else f"{busy:.1%}", text,
+            f"{counters.get('w_beats', 0):,}", percent(operation["utilisation"]), text,
             operation["limited_by"])

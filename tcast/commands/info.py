@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from importlib import metadata
 
+from ..api import backends
 from .console import Json, print_json, print_table
 
 __all__ = ["information", "register"]
@@ -52,15 +53,16 @@ def register(app):
         if found["gpus"]:
             print_table(("GPU", "memory", "driver"),
                         [tuple(gpu.values()) for gpu in found["gpus"]], title="GPUs")
-        if found["backends"]:
-            print_table(("backend", "available"), found["backends"].items(), title="Backends")
+        print_table(("backend", "available"),
+                    [(name, f"no: {backend['reason']}" if backend["reason"] else "yes")
+                     for name, backend in found["backends"].items()], title="Backends")
 
 
 def information():
     """Return what ``tcast info --json`` prints, as a dict of JSON types.
 
     ``packages`` and ``tools`` map names to a version or None; ``gpus`` lists name, memory and
-    driver; ``backends`` maps the names of ``tcast.open`` to "yes" or the reason why not.
+    driver; ``backends`` maps the names of ``tcast.open`` to ``available`` and ``reason``.
     """
     return {
         "packages": {"tcast": _version("tcast"), "python": platform.python_version(),
@@ -68,7 +70,8 @@ def information():
         "tools": {"verilator": _verilator(),
                   **{name: _program(name, option) for name, option in _PROGRAMS.items()}},
         "gpus": _gpus(),
-        "backends": _backends(),
+        "backends": {name: {"available": not reason, "reason": reason}
+                     for name, reason in backends().items()},
     }
 
 
@@ -95,7 +98,7 @@ def _program(name, option):
     text = _output(name, option)
     if text is None or not text.strip():
         return None
-    return re.sub(r"(^|\s)/\S+", r"\1", text.strip().splitlines()[0]).strip()
+    return re.sub(r"(^|\s)/\S+|\(\)", r"\1", text.strip().splitlines()[0]).strip()
 
 
 def _verilator():
@@ -111,8 +114,3 @@ def _gpus():
                    "--format=csv,noheader")
     return [dict(zip(("name", "memory", "driver"), line.split(", "), strict=True))
             for line in (text or "").splitlines()]
-
-
-def _backends():
-    from ..api import backends
-    return {name: reason or "yes" for name, reason in backends().items()}

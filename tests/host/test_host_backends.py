@@ -35,15 +35,12 @@ def same_casting(a, b):
     return True
 
 
-def check_all(device, case, weighted):
+def check_all(device, case):
     """Run every operation on ``device`` and on the golden model; compare bits and inputs."""
     w, g, i, o = case.weight, case.grad_out, case.indices, case.offsets
     before = [x.copy() for x in (w, g, i, o)]
     optimizer = tcast.SGD(0.1)
-    options = [(None, "sum")]
-    if weighted:
-        options += [(None, "mean"), (case.sample_weights, "sum")]
-    for per_sample, mode in options:
+    for per_sample, mode in ((None, "sum"), (None, "mean"), (case.sample_weights, "sum")):
         assert golden.bits_equal(device.embedding_bag(w, i, o, per_sample, mode),
                                  golden.embedding_bag(w, i, o, per_sample, mode))
         # Mean pooling is cast with its 1/n as weights.
@@ -86,7 +83,7 @@ def test_cpu_returns_golden_bits(threads, case):
     cpu.PIECE_LOOKUPS = 50  # many pieces even in a small batch
     try:
         with CpuDevice(threads=threads) as device:
-            check_all(device, case, weighted=True)
+            check_all(device, case)
     finally:
         cpu.PIECE_LOOKUPS = piece
 
@@ -111,14 +108,14 @@ def test_cpu_large_batch_in_pieces():
     case = batch(5, 20_000, 3_000, 60, 8, np.int32, np.int64)
     with CpuDevice(threads=2) as device:
         assert case.used > 2 * cpu.PIECE_LOOKUPS
-        check_all(device, case, weighted=True)
+        check_all(device, case)
 
 
 @settings(max_examples=20, deadline=None)
 @given(batches([1, 3, 16]))
 def test_golden_backend_is_the_golden_model(case):
     with GoldenDevice() as device:
-        check_all(device, case, weighted=True)
+        check_all(device, case)
 
 
 @settings(max_examples=40, deadline=None)
@@ -126,14 +123,14 @@ def test_golden_backend_is_the_golden_model(case):
 @pytest.mark.parametrize("placement", ["aligned", "scattered"])
 def test_driver_on_the_machine_returns_golden_bits(placement, case):
     with open_machine(TINY, placement=placement, seed=len(case.indices)) as device:
-        check_all(device, case, weighted=False)
+        check_all(device, case)
 
 
 @settings(max_examples=20, deadline=None)
 @given(batches([16, 64]))
 def test_driver_on_a_wide_machine_returns_golden_bits(case):
     with open_machine(WIDE, placement="scattered", seed=1) as device:
-        check_all(device, case, weighted=False)
+        check_all(device, case)
 
 
 def test_a_wrong_bit_is_found(monkeypatch):
@@ -149,7 +146,7 @@ def test_a_wrong_bit_is_found(monkeypatch):
     monkeypatch.setattr(cpu, "vectorised", SimpleNamespace(
         segment_sums=wrong, update_rows=golden.vectorised.update_rows))
     with CpuDevice(threads=1) as device, pytest.raises(AssertionError):
-        check_all(device, case, weighted=False)
+        check_all(device, case)
 
 
 @pytest.mark.parametrize("backend", [

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from engine_errors import engine_errors
 from host_cases import TINY, WIDE, batch, floats, open_machine
 from tcast.golden.machine import Machine
 from tcast.host.backend import BackendUnavailable
@@ -10,7 +11,7 @@ from tcast.host.io import EngineIo
 from tcast.hw import registers
 from tcast.hw.config import EngineConfig
 from tcast.hw.descriptor import unpack
-from tcast.hw.registers import ErrorCode, Reader
+from tcast.hw.registers import ErrorCode
 
 import tcast
 from tcast import golden
@@ -135,74 +136,6 @@ def test_constructor_names_the_argument(spy, options, words):
 
 
 # errors of the engine
-
-
-def indices_of(count, position, value, dtype=I64):
-    array = np.zeros(count, dtype)
-    array[position] = value
-    return array
-
-
-def engine_errors():
-    """Yield (id, pass, code, position, value, limit, words of the message)."""
-    source, target = np.ones((20, 4), F32), np.zeros((6, 4), F32)
-    offsets = np.arange(0, 13, 2)
-    sgd = tcast.SGD(1.0)
-
-    def forward(**changes):
-        values = dict(source=source, target=target.copy(), offsets=offsets,
-                      indices=np.zeros(12, I64))
-        return Pass(**values | changes)
-
-    def update(rows):
-        return Pass(source=source[:3], target=target.copy(), rows=np.array(rows), optimizer=sgd)
-
-    yield ("index", forward(indices=indices_of(12, 7, 20)), ErrorCode.INDEX_RANGE, 7, 20, 20,
-           ["index of lookup 7", "below 20", "not 20"])
-    yield ("index -1", forward(indices=indices_of(12, 3, -1, I32)), ErrorCode.INDEX_RANGE, 3, -1,
-           20, ["index of lookup 3", "not -1"])
-    yield ("index 2**63-1", forward(indices=indices_of(12, 0, 2**63 - 1)), ErrorCode.INDEX_RANGE,
-           0, 2**63 - 1, 20, ["not 9223372036854775807"])
-    yield ("sequential index", forward(indices=None, offsets=None, n_lookups=21,
-                                       target=np.zeros((30, 4), F32)),
-           ErrorCode.INDEX_RANGE, 20, 20, 20, ["index of lookup 20"])
-    yield ("target", forward(rows=np.array([0, 1, 2, 3, 6, 5])), ErrorCode.TARGET_RANGE, 4, 6, 6,
-           ["target of segment 4", "below 6", "not 6"])
-    yield ("target -5", forward(rows=np.array([0, 1, -5, 3, 4, 5])), ErrorCode.TARGET_RANGE, 2,
-           -5, 6, ["target of segment 2", "not -5"])
-    yield ("sequential target", forward(target=np.zeros((5, 4), F32)), ErrorCode.TARGET_RANGE, 5,
-           5, 5, ["target of segment 5"])
-    yield ("order", update([0, 4, 4]), ErrorCode.TARGET_ORDER, 2, 4, 4,
-           ["target of segment 2", "above the one before it, 4", "not 4"])
-    yield ("first offset", forward(offsets=offsets + 1), ErrorCode.OFFSET_FIRST, 0, 1, 0,
-           ["offsets[0]", "not 1"])
-    falling = offsets.copy()
-    falling[3] = 1
-    yield ("falling offset", forward(offsets=falling), ErrorCode.OFFSET_ORDER, 3, 1, 4,
-           ["offsets[3]", "before it, 4", "not 1"])
-    yield ("negative offset", forward(offsets=np.array([0, -1, 2, 3, 4, 5, 6])),
-           ErrorCode.OFFSET_ORDER, 1, -1, 0, ["offsets[1]", "not -1"])
-    beyond = offsets.copy()
-    beyond[6] = 13
-    yield ("offset beyond", forward(offsets=beyond), ErrorCode.OFFSET_RANGE, 6, 13, 12,
-           ["offsets[6]", "at most 12", "not 13"])
-    for field, value, position, limit in [
-            ("index_kind", 3, 0x00, 2), ("sink", 2, 0x00, 1), ("weighted", 1, 0x00, 0),
-            ("dim", 3, 0x04, 2), ("dim", 2048, 0x04, 1024), ("src_base", 4, 0x10, 0),
-            ("src_stride", 8, 0x18, 16), ("dst_stride", 20, 0x28, 0), ("index_base", 4, 0x30, 0)]:
-        yield (f"{field} {value}", forward(fields={field: value}), ErrorCode.DESCRIPTOR, position,
-               value, limit, [field, f"byte 0x{position:02x}", hex(value)])
-    yield ("read outside", forward(fields={"src_base": 0x5000}), ErrorCode.WINDOW_READ, 0, 0x5000,
-           Reader.ROW, ["reader ROW", "0x5000", "outside the windows"])
-    yield ("offsets outside", forward(fields={"offset_base": 0x6000}), ErrorCode.WINDOW_READ, 0,
-           0x6000, Reader.OFFSET, ["reader OFFSET", "0x6000"])
-    yield ("write outside", forward(fields={"dst_base": 0x7000}), ErrorCode.WINDOW_WRITE, 0,
-           0x7000, 0, ["segment 0", "0x7000", "outside the windows"])
-    # In a page of the window, but past the end of the array that lies there.
-    yield ("no memory to read", forward(indices=indices_of(12, 1, 20), fields={"src_rows": 30}),
-           ErrorCode.READ_RESPONSE, 2, 3, Reader.ROW, ["DECERR", "reader ROW", "after 2 beats"])
-    yield ("no memory to write", forward(target=np.zeros((5, 4), F32), fields={"dst_rows": 6}),
-           ErrorCode.WRITE_RESPONSE, 5, 3, 0, ["DECERR", "write", "after 5 bursts"])
 
 
 @pytest.mark.parametrize("item, code, position, value, limit, words",
@@ -342,6 +275,13 @@ def test_a_pass_sees_those_before_it(spy):
     assert len(spy.maps) == 1 + 4 + 1 + 4
 
 
+def test_a_result_can_be_a_source_without_sgd():
+    first = pass_of(1)
+    second = Pass(source=first.target, target=np.zeros((2, 4), F32), indices=np.array([3, 3]))
+    open_machine().submit([first, second])
+    assert golden.bits_equal(second.target, expected_of(first)[[3, 3]])
+
+
 def test_an_array_used_twice_is_mapped_once(spy):
     device = EngineDevice(spy, TINY)
     item = pass_of()
@@ -350,6 +290,18 @@ def test_an_array_used_twice_is_mapped_once(spy):
     device.submit([item, again])
     assert len(spy.maps) == 1 + 2 + 1 + 2
     assert golden.bits_equal(item.target, again.target)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_array_used_as_both_widths_suits_both(seed):
+    device = open_machine(placement="scattered", seed=seed)
+    source = np.arange(8, dtype=F32).reshape(4, 2)
+    wide = np.array([3, 1], I64)
+    passes = [Pass(source=source, target=np.zeros((2, 2), F32), indices=wide),
+              Pass(source=source, target=np.zeros((4, 2), F32), indices=wide.view(I32))]
+    device.submit(passes)
+    assert passes[0].target.tolist() == [[6, 7], [2, 3]]
+    assert passes[1].target.tolist() == [[6, 7], [0, 1], [2, 3], [0, 1]]
 
 
 @pytest.mark.parametrize("placement", ["aligned", "scattered"])
@@ -455,8 +407,9 @@ def test_source_that_cannot_be_copied_is_refused():
     assert (table == 1).all()
 
 
-def test_what_the_engine_lacks_is_refused():
-    device = open_machine()
+def test_what_the_engine_lacks_is_refused(spy):
+    spy.patch["feature"] = 0b1  # SGD and nothing else
+    device = EngineDevice(spy, TINY)
     case = batch(0, 10, 3, 4, 4, I64, I64)
     weights = np.ones(len(case.indices), F32)
     with pytest.raises(ValueError, match="per_sample_weights must be None, not an array: bit "
@@ -469,14 +422,14 @@ def test_what_the_engine_lacks_is_refused():
                  lambda: device.backward_update(case.weight, case.grad_out, casting,
                                                 tcast.SGD(1)),
                  lambda: device.coalesce(np.ones((case.used, 4), F32), casting)):
-        with pytest.raises(ValueError, match="casting.weights must be None, not an array: bit"):
+        with pytest.raises(ValueError, match=r"casting.weights must be None, not an array: bit"):
             call()
 
 
 def test_engine_without_sgd_refuses_updates(spy):
     spy.patch["feature"] = 0
     device = EngineDevice(spy, TINY)
-    with pytest.raises(ValueError, match="optimizer must be None, not SGD.*bit `sgd`"):
+    with pytest.raises(ValueError, match=r"optimizer must be None, not SGD.*bit `sgd`"):
         device.scatter_update(np.ones((2, 4), F32), np.zeros(1, I64), np.ones((1, 4), F32),
                               tcast.SGD(1))
     still_works(device)
@@ -523,7 +476,25 @@ def test_engine_that_stays_busy_is_a_timeout(spy):
     # It may still be writing: the arrays stay where they are, and the device is refused.
     assert len(spy.mapped) > 1
     spy.patch.clear()
-    with pytest.raises(RuntimeError, match="cannot be used: .*soft reset"):
+    with pytest.raises(RuntimeError, match=r"cannot be used: .*soft reset"):
+        device.submit([pass_of()])
+
+
+def test_engine_that_does_not_answer_is_refused_from_then_on(spy):
+    device = EngineDevice(spy, TINY)
+
+    def fail(*arguments):
+        raise OSError("bus is gone")
+
+    def wait(cycles):
+        spy.read_register = spy.write_register = fail
+        fail()
+
+    spy.on_wait = wait
+    with pytest.raises(OSError, match="bus is gone") as caught:
+        device.submit([pass_of()])
+    assert "could not be reset" in caught.value.__notes__[0]
+    with pytest.raises(RuntimeError, match="cannot be used: bus is gone"):
         device.submit([pass_of()])
 
 
@@ -581,3 +552,12 @@ def test_values_between_rows_are_left_alone():
     expected = before.copy()
     expected[[4, 1], 4:8] = 2
     assert np.array_equal(wide.view(np.uint32), expected.view(np.uint32))
+
+
+def test_source_whose_stride_the_engine_cannot_count_is_copied():
+    wide = np.zeros((3, 1 << 17), F32)  # 65,536 beats from row to row
+    wide[:, :2] = np.arange(6, dtype=F32).reshape(3, 2)
+    device = open_machine()
+    assert device.gather(wide[:, :2], np.array([2, 0])).tolist() == [[4, 5], [0, 1]]
+    with pytest.raises(ValueError, match="weight must have a row stride"):
+        device.scatter_update(wide[:, :2], np.array([0]), np.ones((1, 2), F32), tcast.SGD(1))

@@ -1,5 +1,7 @@
 """Addresses: aligned, inside the address space, apart from each other, no page too many."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,7 +39,7 @@ def test_regions_do_not_meet():
             rng = np.random.default_rng(seed)
             regions = sorted((place([Slot(100_000, 64)], n, placement, rng) for n in range(16)),
                              key=lambda region: region.base)
-            for low, high in zip(regions, regions[1:], strict=False):
+            for low, high in pairwise(regions):
                 assert low.limit < high.base
 
 

@@ -162,6 +162,8 @@ def read_only(array):
     ("weight", np.lib.stride_tricks.as_strided(np.ones(100, F32), (10, 4), (8, 4)), ValueError,
      ["weight", "row stride", "16"]),
     ("weight", np.ones((10, 4), F32)[::-1], ValueError, ["weight", "row stride"]),
+    ("weight", np.frombuffer(bytearray(161), F32, 40, 1).reshape(10, 4), ValueError,
+     ["weight", "aligned to 4 bytes"]),
     ("weight", np.ones((10, 4)), TypeError, ["weight", "float64"]),
     ("grads", np.ones((3, 2), F32), ValueError, ["grads", "4 columns", "(3, 2)"]),
     ("grads", np.ones((2, 4), F32), ValueError, ["grads", "3 rows", "(2, 4)"]),
@@ -192,6 +194,9 @@ def test_updated_array_must_not_overlap_what_is_read(device):
     with pytest.raises(ValueError, match="weight must not share memory with grad_out"):
         device.backward_update(table, table[:2], casting, tcast.SGD(0.1))
     assert (table == 1).all()
+    wide = np.ones((10, 8), F32)  # columns of one table are apart, although between each other
+    device.scatter_update(wide[:, :4], ints(0, 1), wide[:2, 4:], tcast.SGD(1.0))
+    assert (wide[:2, :4] == 0).all() and wide.sum() == 72
 
 
 @pytest.mark.parametrize("name, value, words", [

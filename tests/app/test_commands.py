@@ -1,0 +1,170 @@
+"""The commands cosim, compare and demo, with the functional model in the place of the RTL."""
+
+import json
+
+import numpy as np
+import pytest
+from tcast.golden.machine import Machine
+from tcast.hw import registers
+from tcast.hw.descriptor import unpack
+from typer.testing import CliRunner
+
+from tcast import cosimulation
+from tcast.cli import application
+
+
+def run(*arguments):
+    return CliRunner().invoke(application(), [str(word) for word in arguments])
+
+
+class Model(Machine):
+    """The functional model with the constructor and the extras of the simulation."""
+
+    cycles = 1234
+
+    def __init__(self, config, **options):
+        super().__init__(config, registers, unpack)
+
+
+class Wrong(Model):
+    """One that changes the first byte of the highest writable array after each pass."""
+
+    def wait(self, max_cycles):
+        done = super().wait(max_cycles)
+        address = max(self.mapped)
+        self.mapped[address].reshape(-1).view(np.uint8)[0] ^= 1
+        return done
+
+    def map(self, address, array, writable=True):
+        self.mapped = getattr(self, "mapped", {})
+        if writable:
+            self.mapped[address] = array
+        super().map(address, array, writable)
+
+    def unmap(self, address):
+        self.mapped.pop(address, None)
+        super().unmap(address)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    def install(model):
+        monkeypatch.setattr(cosimulation, "Simulation", model)
+
+    install(Model)
+    return install
+
+
+@pytest.mark.parametrize("workload", ["real", "rm3", "dlrmv2"])
+def test_cosim_passes_and_says_so(engine, workload):
+    result = run("cosim", "--workload", workload, "--batch", 2, "--scale", 0.0005, "--seed", 4)
+    assert result.exit_code == 0, result.output
+    assert "TCAST-COSIM-PASS" in result.output and "FAIL" not in result.output
+    assert "SEED=4  rerun: tcast cosim --preset tiny64" in result.output
+
+
+def test_cosim_json_holds_every_operation_and_table(engine):
+    report = json.loads(run("cosim", "--workload", "rm3", "--scale", 0.0005, "--json").stdout)
+    assert report["equal"] and report["token"] == "TCAST-COSIM-PASS"
+    assert [o["operation"] for o in report["operations"]] == list(cosimulation.OPERATIONS)
+    assert all(o["passes"] == 10 and o["image_bytes"] > 0 for o in report["operations"])
+    assert len(report["tables"]) == 10 and report["batch"] == 4
+
+
+def test_cosim_of_a_wrong_engine_fails_with_status_1(engine):
+    engine(Wrong)
+    result = run("cosim", "--batch", 2)
+    assert result.exit_code == 1
+    assert "TCAST-COSIM-FAIL" in result.output and "PASS" not in result.output
+    assert "MISMATCH" in result.output and " NO " in result.output
+
+
+@pytest.mark.parametrize("command", ["cosim", "compare"])
+@pytest.mark.parametrize(("options", "words"), [
+    (("--preset", "huge"), "preset must be one of tiny64"),
+    (("--workload", "rm9"), "workload must be one of rm1"),
+    (("--workload", "rm1", "--scale", "2"), "scale must be above 0 and at most 1, not 2.0"),
+    (("--workload", "rm1", "--distribution", "zipf"), "distribution must be one of uniform"),
+    (("--data", "no/such.inter"), "data file must exist, not 'no/such.inter'"),
+    (("--batch", "0"), "batch must be at least 1, not 0"),
+])
+def test_what_cannot_be_done_is_one_line_and_status_2(engine, command, options, words):
+    result = run(command, *options)
+    assert result.exit_code == 2
+    assert words in result.stderr and result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+
+
+def test_compare_lists_what_is_skipped_and_refuses_unknown_backends(monkeypatch):
+    from tcast.host.backend import BackendUnavailable
+
+    def refuse(name, **options):
+        raise BackendUnavailable("no GPU here")
+
+    from tcast import api
+    opened = api.open
+    monkeypatch.setattr(api, "open", lambda name, **options: refuse(name) if name == "cupy"
+                        else opened(name, **options))
+    report = json.loads(run("compare", "--backends", "golden,cpu,cupy", "--batch", 8,
+                            "--repeats", 2, "--json").stdout)
+    assert report["equal"]
+    assert report["backends"][2] == {"backend": "cupy", "skipped": "no GPU here"}
+    assert report["backends"][0]["ratio_to_golden"] == 1.0
+    result = run("compare", "--backends", "golden,gpu")
+    assert result.exit_code == 2 and "not 'gpu'" in result.stderr
+    result = run("compare", "--backends", "golden,cupy", "--batch", 8, "--repeats", 1)
+    assert "skipped" in result.output and "no GPU here" in result.output
+
+
+def test_compare_without_any_backend_is_not_equal(monkeypatch):
+    from tcast import comparison
+
+    monkeypatch.setattr(comparison, "open_backends",
+                        lambda names, config, **options: [("cupy", None, "no GPU")])
+    assert run("compare", "--backends", "cupy", "--batch", 8).exit_code == 1
+
+
+@pytest.fixture
+def quick_demo(engine, monkeypatch, tmp_path):
+    """The demonstration without emitting, building, and simulating in `compare`."""
+    from tcast.gen import emit as emitting
+
+    def emit(config, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{config.name}.v").write_text("module;\nendmodule\n")
+        return [directory / f"{config.name}.v"]
+
+    monkeypatch.setattr(emitting, "emit", emit)
+    directory = tmp_path / "demo"
+    return lambda *options: run("demo", "-o", directory, "--backends", "golden,cpu", *options), \
+        directory
+
+
+def test_demo_trains_and_writes_its_report(quick_demo):
+    demo, directory = quick_demo
+    result = demo("--steps", 30, "--rtl-steps", 2)
+    assert result.exit_code == 0, result.output
+    assert "same losses, same table" in result.output and "Passed: yes" in result.output
+    report = json.loads((directory / "report.json").read_text())
+    assert report["passed"] and len(report["training"]["losses"]) == 30
+    assert report["rtl"]["losses"] == report["training"]["losses"][:2]
+    text = (directory / "report.md").read_text()
+    assert "Passed: **yes**" in text and "| 1 | 0." in text
+    svg = (directory / "loss.svg").read_text()
+    assert svg.startswith("<svg") and svg.count("<circle") == 2
+
+
+def test_demo_on_a_wrong_engine_fails(quick_demo, engine):
+    demo, directory = quick_demo
+    engine(Wrong)
+    result = demo("--steps", 2, "--rtl-steps", 1)
+    assert result.exit_code == 1
+    assert "MISMATCH" in result.output and "Passed: NO" in result.output
+    assert "The RTL differs" in (directory / "report.md").read_text()
+
+
+def test_demo_refuses_more_rtl_steps_than_steps(quick_demo):
+    demo, _ = quick_demo
+    result = demo("--steps", 2, "--rtl-steps", 3)
+    assert result.exit_code == 2
+    assert "rtl-steps must be from 1 to the steps, 2, not 3" in result.stderr
