@@ -460,9 +460,9 @@ def special_rows(rng, n, dim):
     return rows
 
 
-def job(bench, source, target, *, index=None, offsets=None, targets=None, sgd=None, skip=1,
-        n_lookups=None, n_segments=None, **fields):
-    """Return the descriptor of one pass; integer arrays are placed ``skip`` elements off a page."""
+def job(bench, source, target, *, index=None, offsets=None, targets=None, weights=None,
+        scales=None, sgd=None, skip=1, n_lookups=None, n_segments=None, **fields):
+    """Return the descriptor of one pass; its arrays are placed ``skip`` elements off a page."""
     def place(array):
         return 0 if array is None else bench.put(array, skip=skip * array.itemsize)
     if n_lookups is None:
@@ -475,6 +475,8 @@ def job(bench, source, target, *, index=None, offsets=None, targets=None, sgd=No
         "segment_kind": KIND[None if offsets is None else offsets.dtype],
         "target_kind": KIND[None if targets is None else targets.dtype],
         "sink": int(sgd is not None), "dim": source.dim,
+        "weighted": int(weights is not None), "weight_base": place(weights),
+        "scaled": int(scales is not None), "scale_base": place(scales),
         "n_lookups": n_lookups, "n_segments": n_segments,
         "src_base": source.base, "src_stride": source.stride, "src_rows": len(source.rows),
         "dst_base": target.base, "dst_stride": target.stride, "dst_rows": len(target.rows),

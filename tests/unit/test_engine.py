@@ -91,9 +91,13 @@ def random_job(bench, rng, **fields):
                    skip=int(rng.integers(0, 4096 // bench.config.derived.beat_bytes)))
     target = Table(bench, special_rows(rng, n_targets, dim), gap=int(rng.integers(0, 3)),
                    skip=int(rng.integers(0, 4096 // bench.config.derived.beat_bytes)))
-    return job(bench, source, target, index=np.concatenate([indices, unused]), offsets=offsets,
-               targets=targets if rng.random() < 0.7 else None,
-               sgd=float(rng.random()) if rng.random() < 0.5 else None,
+    index = np.concatenate([indices, unused])
+    sgd = float(rng.random()) if rng.random() < 0.5 else None
+    return job(bench, source, target, index=index, offsets=offsets,
+               targets=targets if rng.random() < 0.7 else None, sgd=sgd,
+               weights=special_rows(rng, len(index), 1) if rng.random() < 0.5 else None,
+               scales=special_rows(rng, segments, 1) if sgd is None and rng.random() < 0.5
+               else None,
                skip=int(rng.integers(0, 5)), interrupt=int(rng.random() < 0.5), **fields)
 
 
