@@ -18,6 +18,8 @@ __all__ = ["Bags", "DataError", "Log", "NextItem", "load_log"]
 
 #: Rows of a table are counted in 31 bits, so that int32 indices can name each of them.
 NUM_ROWS_MAX = 2**31 - 1
+#: Most items for training: a table of 1 GiB at 64 columns, of which several copies are made.
+NUM_ITEMS_MAX = 2**22
 
 
 class DataError(ValueError):
@@ -283,6 +285,9 @@ class NextItem:
     def __init__(self, log, history=50):
         if history < 1:
             raise ValueError(f"history must be at least 1, not {history!r}")
+        if log.num_items > NUM_ITEMS_MAX:
+            raise DataError(f"{log.name}: number of items must be at most {NUM_ITEMS_MAX:,}, "
+                            f"not {log.num_items:,}")
         self.log = log
         self.history = history
         lengths = np.diff(log.offsets)

@@ -116,3 +116,42 @@ def test_a_gpu_works_on_its_own_arrays_and_is_waited_for(monkeypatch):
     result, = compare([("cupy", OnGpu(), "")], tables(1), 0.5, repeats=2)
     assert result.equal, result.mismatches
     assert Cupy.waits == 4
+
+
+@pytest.mark.parametrize(("error", "equal"), [(1e-8, True), (1e-4, False)])
+@pytest.mark.parametrize("method", ["embedding_bag", "backward_update"])
+def test_a_peer_must_agree_within_its_bound(method, error, equal):
+    class Peer(type(tcast.open("golden"))):
+        def __init__(self):
+            super().__init__()
+            self.seconds = {"forward": 1.0, "backward": 2.0, "coalesce": 3.0, "update": 4.0}
+
+    def near(self, weight, *arguments):
+        result = getattr(super(Peer, self), method)(weight, *arguments)
+        changed = weight[arguments[1].rows] if result is None else result
+        changed = changed * np.float32(1 + error)
+        if result is not None:
+            return changed
+        weight[arguments[1].rows] = changed
+
+    setattr(Peer, method, near)
+    result, = compare([("torch", Peer(), "")], tables(1), 0.5, repeats=1)
+    assert result.equal is equal, result.mismatches
+    assert (result.error_to_bound <= 1) is equal
+    # The time is what the library says of itself, not that of its adapter.
+    assert (result.forward, result.backward) == ([1.0], [9.0])
+
+
+def test_a_peer_must_leave_other_rows_alone():
+    class Peer(type(tcast.open("golden"))):
+        def __init__(self):
+            super().__init__()
+            self.seconds = {"forward": 1.0}
+
+        def backward_update(self, weight, grad_out, casting, optimizer):
+            super().backward_update(weight, grad_out, casting, optimizer)
+            other = np.setdiff1d(np.arange(len(weight)), casting.rows)[0]
+            weight[other, 0] = np.nextafter(weight[other, 0], np.float32(9))
+
+    result, = compare([("fbgemm", Peer(), "")], tables(1), 0.5, repeats=1)
+    assert result.equal is False and "rows that were not looked up" in result.mismatches[0]

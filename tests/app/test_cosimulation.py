@@ -119,6 +119,18 @@ def test_one_failure_leaves_the_later_operations_alone():
     assert [operation.equal for operation in operations.values()] == [False] + 6 * [True]
 
 
+def test_a_result_that_is_not_what_lies_in_memory_is_a_mismatch():
+    operation = Operation("forward")
+    item = table()
+    with Comparison(machine(), CONFIG) as comparison:
+        def forward(device, _):
+            out = device.embedding_bag(item.weight, item.indices, item.offsets)
+            return out if device is not comparison.engine else -out
+
+        comparison.run(operation, "out", forward)
+    assert "out[0, 0] must be" in operation.mismatches[0]
+
+
 def test_an_operation_that_never_ran_is_not_equal():
     assert not Operation("forward").equal
 

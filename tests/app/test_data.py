@@ -111,6 +111,8 @@ def test_next_item_needs_two_events():
     log = Log("log", "test", np.array([1, 2]), np.array([0, 1, 2]), 3)
     with pytest.raises(DataError, match="must have two events, not 1"):
         NextItem(log)
+    with pytest.raises(DataError, match="at most 4,194,304, not 4,194,305"):
+        NextItem(Log("log", "test", np.array([1, 2]), np.array([0, 2]), 2**22 + 1))
     with pytest.raises(ValueError, match="history must be at least 1, not 0"):
         NextItem(log, history=0)
 
