@@ -171,3 +171,7 @@ class MemoryDriver:
 @pytest.fixture
 def rng(seed):
     return np.random.default_rng(seed)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes minutes; run by `make test-long`")

@@ -288,6 +288,17 @@ def test_closed_simulations_say_so(copier):
             call()
 
 
+def test_closing_in_any_order(copier):
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        simulations = [copier(latency=n + 1) for n in range(3)]
+        for n in order:
+            assert simulations[n].read_register(0) == ID
+            simulations[n].close()
+            for other in simulations:
+                if other._handle is not None:
+                    other.step(5)
+
+
 def test_waves(copier, tmp_path):
     s = copier(waves=tmp_path / "copy.vcd")
     s.read_register(0)
