@@ -139,7 +139,8 @@ def configure_memory(library, bench, *, backpressure=None, latency=None, dram=No
     if timing is not None:
         numbers = timing.cycles()
         if not library.bench_set_dram(bench, (ctypes.c_uint64 * len(numbers))(*numbers)):
-            raise ValueError(f"dram must have the port's beats and change while no burst is open, "
+            raise ValueError(f"dram must have accesses of the port's beat (its own are of "
+                             f"{timing.beat_bytes} bytes) and change while no burst is open, "
                              f"not {dram!r}")
     for name, value in values.items():
         if not library.bench_set(bench, name.encode(), value):

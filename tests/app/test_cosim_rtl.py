@@ -12,6 +12,7 @@ from tcast.cosimulation import OPERATIONS, limit_of
 from tcast.workloads import NAMES
 
 AWKWARD = ("--latency", 130, "--backpressure", 0.25, "--placement", "scattered")
+DRAM = {"ddr512": "ddr4-2400", "hbm256": "hbm2-pc"}
 
 
 def run(*arguments):
@@ -40,6 +41,13 @@ def test_a_step_on_tiny64_is_equal_to_the_bit(workload, memory):
     check(json.loads(result.stdout))
 
 
+def test_a_dram_of_another_width_is_refused():
+    result = run("cosim", "--batch", 1, "--workload", "rm3", "--dram", "ddr4-2400")
+    assert result.exit_code == 2
+    assert "accesses of the port's beat (its own are of 64 bytes)" in " ".join(
+        result.output.split())
+
+
 @pytest.mark.long  # a build of its own
 def test_waves_are_written(tmp_path):
     path = tmp_path / "waves.vcd"
@@ -52,7 +60,8 @@ def test_waves_are_written(tmp_path):
 @pytest.mark.parametrize("workload", NAMES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_and_workload_is_equal_to_the_bit(preset, workload):
-    for memory in ((), AWKWARD):
+    dram = [("--dram", DRAM[preset])] if preset in DRAM else []
+    for memory in ((), AWKWARD, *dram):
         result = run("cosim", "--preset", preset, "--workload", workload, *memory, "--json")
         assert result.exit_code == 0, result.output
         check(json.loads(result.stdout))
