@@ -130,7 +130,7 @@ class Channel:
 
 
 _JEDEC = "JESD79-4, DDR4-2400"
-_MICRON = "Micron MT40A1G8-083E (8 Gb x8, DDR4-2400 16-16-16) data sheet"
+_MICRON = "Micron DDR4 data sheet, -083E (DDR4-2400 16-16-16)"
 _DRAMSIM = "DRAMsim3 HBM2_8Gb_x128 (tCK 1 ns)"
 
 #: For the preset ddr512: a 64-bit channel of eight x8 devices, one rank. A burst of eight
@@ -142,17 +142,17 @@ DDR4_2400 = Channel(
      "row_bytes": (8192, f"{_MICRON}: page of 1 KiB, eight devices"),
      "interleave": (256, "choice of the controller")},
     {"tCL": (16, "ck", _MICRON),
-     "tCWL": (12, "ck", f"{_JEDEC}: 12 or 16"),
+     "tCWL": (12, "ck", f"{_MICRON}: 12 or 16"),
      "tRCD": (13.32, "ns", _MICRON),
      "tRP": (13.32, "ns", _MICRON),
-     "tRAS": (32, "ns", _JEDEC),
+     "tRAS": (32, "ns", _MICRON),
      "tRC": (45.32, "ns", f"{_MICRON}: tRAS + tRP"),
-     "tCCD_S": (4, "ck", _JEDEC),
-     "tCCD_L": (5, "ns >= 5 ck", _JEDEC),
+     "tCCD_S": (4, "ck", _MICRON),
+     "tCCD_L": (5, "ns >= 4 ck", _MICRON),
      "tRRD_S": (3.3, "ns >= 4 ck", f"{_JEDEC}, 1 KiB page"),
      "tRRD_L": (4.9, "ns >= 4 ck", f"{_JEDEC}, 1 KiB page"),
      "tFAW": (21, "ns >= 20 ck", f"{_JEDEC}, 1 KiB page"),
-     "tRTP": (7.5, "ns >= 4 ck", _JEDEC),
+     "tRTP": (7.5, "ns >= 4 ck", _MICRON),
      "tWR": (15, "ns", _JEDEC),
      "tWTR_S": (2.5, "ns >= 2 ck", _JEDEC),
      "tWTR_L": (7.5, "ns >= 4 ck", _JEDEC),

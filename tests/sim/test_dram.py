@@ -266,7 +266,7 @@ def test_what_cannot_be_set_is_refused(memory):
     m = memory(latency=9)
     with pytest.raises(ValueError, match="dram must be off, ddr4-2400, hbm2-pc or a Dram"):
         m.set(dram="ddr9")
-    with pytest.raises(ValueError, match="port's beat .its own are of 32 bytes"):
+    with pytest.raises(ValueError, match=r"port's beat .* 32 bytes"):
         m.set(dram="hbm2-pc")
     with pytest.raises(TypeError, match="dram"):
         m.set(dram=3)
