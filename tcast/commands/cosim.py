@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..hw.config import PRESETS, EngineConfig
-from .console import EXIT_MISMATCH, Json, fail, out, print_json, print_table, progress, refused
+from .console import EXIT_MISMATCH, Json, out, print_json, print_table, progress, refused
 
 __all__ = ["FAIL", "PASS", "cosimulate", "percent", "register", "show"]
 
@@ -77,17 +77,15 @@ def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribu
         config = EngineConfig.preset(preset)
         step_inputs = inputs(workload, data_file=data, batch=batch, scale=scale,
                              distribution=distribution, exponent=exponent, seed=seed)
-    try:
-        from ..cosimulation import OPERATIONS, Operation, open_comparison, step
-        from ..golden import SGD
-        from ..sim.runner import BuildError
-    except ModuleNotFoundError as error:
-        fail(f"cosim needs {error.name}: pip install 'tcast[sim]'")
+    from ..cosimulation import OPERATIONS, Operation, open_comparison, step
+    from ..golden import SGD
+    from ..host.backend import BackendUnavailable
+
     operations = {name: Operation(name) for name in OPERATIONS}
     tables = []
     with progress() as bar:
         building = bar.add_task(f"opening {config.name}", total=None)
-        with refused(ValueError, TypeError, OSError, BuildError):
+        with refused(ValueError, TypeError, OSError, BackendUnavailable):
             comparison = open_comparison(config, latency=latency, backpressure=backpressure,
                                          seed=seed, placement=placement, waves=waves,
                                          verilog=verilog, on_build=lambda what: bar.update(
