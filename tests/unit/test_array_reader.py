@@ -136,6 +136,16 @@ def test_array_reader_hands_out_one_element_per_cycle():
         assert reader.got.cycles[-1] - reader.got.cycles[0] == count - 1
 
 
+def test_array_reader_loses_two_cycles_between_jobs():
+    jobs = [(ElementKind.INT32, 0x1000, np.arange(20)), (ElementKind.INT64, 0x2000, np.arange(9)),
+            (ElementKind.SEQUENTIAL, 0, 5)]
+    reader = Reader(WIDTHS[128], jobs)
+    reader.check()
+    gaps = np.diff(reader.got.cycles)
+    assert gaps[19] <= 3 and gaps[28] <= 3
+    assert np.delete(gaps, [19, 28]).max() == 1
+
+
 def test_array_reader_wraps_at_the_end_of_the_address_space():
     reader = Reader(WIDTHS[64], [(ElementKind.INT32, (1 << 64) - 16, np.arange(12))])
     reader.check()
