@@ -256,7 +256,7 @@ def open_comparison(config, *, latency=64, backpressure=0.0, seed=0, placement="
     waves : path or None
         File for waveforms.
     **options
-        Further options of the simulation.
+        Further options of the simulation, such as ``dram``.
 
     Raises
     ------
