@@ -5,6 +5,7 @@ from collections import deque
 import numpy as np
 import pytest
 from stream_bench import STALLS, StreamBench
+
 from tcast.hw.array_reader import ArrayReader
 from tcast.hw.config import EngineConfig
 from tcast.hw.descriptor import ElementKind

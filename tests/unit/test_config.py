@@ -1,6 +1,7 @@
 """EngineConfig: what it refuses, and what follows from it."""
 
 import pytest
+
 from tcast.hw.config import PRESETS, EngineConfig
 
 

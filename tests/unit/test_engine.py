@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from engine_bench import EngineBench, Table, job, special_rows
 from stream_bench import SMALL
-from tcast.hw.engine import Engine
-from tcast.hw.registers import ErrorCode, Reader
 
 from tcast import golden
+from tcast.hw.engine import Engine
+from tcast.hw.registers import ErrorCode, Reader
 
 MEMORIES = {
     "fast": {"latency": 1},
