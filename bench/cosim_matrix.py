@@ -7,9 +7,9 @@ import sys
 import time
 
 from results import table, write
-from tcast.hw.config import PRESETS
 
 from tcast.commands.cosim import cosimulate
+from tcast.hw.config import PRESETS
 from tcast.workloads import NAMES
 
 #: What the memory does: as fast as its latency allows, or slow, holding back, and with arrays

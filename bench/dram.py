@@ -12,16 +12,16 @@ from dataclasses import asdict, replace
 
 import numpy as np
 from results import table, write
+
+from tcast.commands.console import progress
+from tcast.cosimulation import CAUSES
+from tcast.equality import same_bits
 from tcast.golden import SGD, trace
 from tcast.host.driver import EngineDevice
 from tcast.host.golden_backend import GoldenDevice
 from tcast.hw.config import EngineConfig
 from tcast.sim.dram import DRAMS, TABLES
 from tcast.sim.simulation import Simulation
-
-from tcast.commands.console import progress
-from tcast.cosimulation import CAUSES
-from tcast.equality import same_bits
 
 #: (preset, DRAM, cycles between the port and the DRAM, each way together)
 MEMORIES = (("ddr512", "ddr4-2400", 32), ("hbm256", "hbm2-pc", 64))

@@ -41,25 +41,34 @@ class EngineConfig:
     dim_max : int
         Largest row in elements; a power of two, at least one beat, at most 1024.
     row_buffer_beats : int
-        Read data in flight for gathered rows, in beats. The engine hides a memory latency of
-        about this many cycles. Power of two.
+        Read data in flight for gathered rows, in beats; power of two. A beat of it is claimed for
+        ``latency + 8`` cycles at the least, so it hides a latency of its size less 8 and less a
+        burst. Costs that many beats of memory, and a queue of as many 43-bit tokens.
     old_buffer_beats : int
-        The same for rows read to be updated. Power of two.
+        The same for rows read to be updated; power of two. At most half of all reads are theirs,
+        but each also waits for its sum. Costs that many beats of memory, and a queue of as many
+        107-bit addresses.
     array_buffer_beats : int
-        The same for each of the index, offset and target arrays. Power of two.
+        The same for each of the index, offset, weight, target and scale arrays; power of two.
+        Fetched in bursts of a quarter of it, of which four are in flight. Costs five times that
+        many beats of memory.
     write_buffer_beats : int
         Rows waiting to be written, in beats; power of two. A burst is announced only when its
-        data is here.
+        data is here; the latency does not matter. Costs that many beats of memory.
     burst_beats_max : int
         Longest burst in beats; a power of two of at least a descriptor's 128 bytes, at most 256
         beats, and at most 4 KiB.
     writes_outstanding : int
-        Write bursts that may wait for their response. Power of two.
+        Write bursts that may wait for their response; power of two. A row that is written waits
+        ``latency + 4`` cycles. Costs two counters and nothing else.
     add_stages : int
         Pipeline stages of the binary32 adder, 1 to 6 (a partial sum returns after eight rows,
         and the memory that holds it takes two cycles).
     mul_stages : int
         Pipeline stages of the binary32 multiplier, 1 to 7.
+
+    The defaults are those of ``for_latency(256)``. Memory is cheapest at the depth of the family's
+    blocks: on ECP5 a buffer of 512 beats takes the block RAM that one of 16 does.
     """
 
     name: str = "tcast"
@@ -114,6 +123,40 @@ class EngineConfig:
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}")
         return replace(PRESETS[name], **changes)
+
+    @classmethod
+    def for_latency(cls, latency, *, data_width=512, row_bytes=64, **changes):
+        """Return a configuration whose buffers keep the bus busy at a stated memory latency.
+
+        Parameters
+        ----------
+        latency : int
+            Cycles from a burst's address to its first beat, and from a write to its response.
+        data_width : int
+            Width of the bus in bits.
+        row_bytes : int
+            The shortest rows for which this must hold; shorter ones need more bursts in flight.
+        **changes
+            Other fields, or values in place of those that follow from the latency.
+        """
+        for name, value in (("latency", latency), ("row_bytes", row_bytes)):
+            _require(name, value, type(value) is int and value > 0, "an int above 0")
+        beat_bytes = data_width // 8
+        row_beats = -(-row_bytes // beat_bytes)
+        burst = changes.get("burst_beats_max", min(64, PAGE_BYTES // beat_bytes))
+        loop = latency + 8  # from the claim of a place in a buffer until it is free again
+        # Of a lookup's beats, those of an int64 index; a burst in four is being claimed.
+        array_share = 8 / (row_bytes + 8)
+        sizes = {
+            "row_buffer_beats": max(64, 2 * burst, loop + burst),
+            # Half of the reads, and those whose sums are in the reducer.
+            "old_buffer_beats": max(64, 2 * burst, loop // 2 + burst + 48),
+            "array_buffer_beats": max(16, int(loop * array_share * 4 / 3) + 1),
+            # A row that is written has been read, and so has its index.
+            "writes_outstanding": max(4, int(loop / row_beats * row_bytes / (row_bytes + 4))),
+        }
+        sizes = {name: 1 << (value - 1).bit_length() for name, value in sizes.items()}
+        return cls(**{"data_width": data_width, "burst_beats_max": burst, **sizes, **changes})
 
     def as_dict(self):
         """Return the fields as a plain dict, in declaration order."""
@@ -178,10 +221,11 @@ PRESETS = {
         name="tcast_tiny64", data_width=64, row_buffer_beats=256, old_buffer_beats=256,
         array_buffer_beats=32, write_buffer_beats=128, burst_beats_max=64,
         writes_outstanding=64, add_stages=3, mul_stages=3),
-    # An ECP5-85F with a 128-bit DDR3 controller port.
+    # An ECP5-85F with a 128-bit DDR3 controller port: for_latency(256), and old_buffer_beats as
+    # many as a block RAM has.
     "ecp5-128": EngineConfig(
-        name="tcast_ecp5_128", data_width=128, row_buffer_beats=256, old_buffer_beats=256,
-        array_buffer_beats=32, write_buffer_beats=128, burst_beats_max=64,
+        name="tcast_ecp5_128", data_width=128, row_buffer_beats=512, old_buffer_beats=512,
+        array_buffer_beats=64, write_buffer_beats=128, burst_beats_max=64,
         writes_outstanding=64, add_stages=5, mul_stages=6),
     # One HBM2 pseudo-channel as Xilinx's controller shows it: 256 bits, long latency.
     "hbm256": EngineConfig(

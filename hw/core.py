@@ -34,6 +34,7 @@ def events_layout():
         "walking": 1,           # the walker has lookups to issue
         "in_flight": 1,         # a descriptor has started and not completed
         "row_beat": 1,          # a beat of a gathered row arrived
+        "useful_beat": 1,       # a beat arrived that is not a descriptor's
         "row": 1,               # a lookup was issued
         "segment": 1,           # the reducer took a segment's last beat
         "descriptor": 1,        # a descriptor completed
@@ -196,6 +197,9 @@ class Core(wiring.Component):
             self.events.walking.eq(walker.job.valid),
             self.events.in_flight.eq(sequencer.in_flight),
             self.events.row_beat.eq(row_reader.beats.valid),
+            self.events.useful_beat.eq(Cat(
+                read_port.beats[reader].valid for reader in Reader
+                if reader != Reader.DESCRIPTOR).any()),
             self.events.row.eq(walker.issued),
             self.events.segment.eq(reducer.segment_done),
             self.events.descriptor.eq(sequencer.completed),

@@ -71,6 +71,12 @@ class PerformanceCounters(wiring.Component):
             "segments": events.segment,
             "descriptors": events.descriptor,
         }
+        useful = Signal()
+        started_work = Signal()
+        m.d.sync += [
+            useful.eq(events.useful_beat),
+            started_work.eq(started_work | events.in_flight),
+        ]
         seen = {}
         for name, condition in conditions.items():
             seen[name] = Signal(name=f"seen_{name}")
@@ -83,13 +89,27 @@ class PerformanceCounters(wiring.Component):
         started = Signal()
         clock = Signal(COUNTER_WIDTH)
         moved = Signal()
-        m.d.sync += moved.eq(seen["r_beats"] | seen["w_beats"])
+        written = Signal()
+        moving = seen["r_beats"] | seen["w_beats"]
+        m.d.sync += [moved.eq(moving), written.eq(seen["w_beats"])]
         with m.If(seen["row_beats"] | started):
-            m.d.sync += [started.eq(1), clock.eq(clock + 1)]
+            m.d.sync += [
+                started.eq(1),
+                clock.eq(clock + 1),
+                self.steady_r_beats.eq(self.steady_r_beats + useful),
+                self.steady_w_beats.eq(self.steady_w_beats + written),
+            ]
             with m.If(moved):
                 m.d.sync += self.steady_cycles.eq(clock + 1)
 
+        # The same from the first descriptor's start, which is seen with the bus.
+        work_clock = Signal(COUNTER_WIDTH)
+        with m.If(started_work):
+            m.d.sync += work_clock.eq(work_clock + 1)
+            with m.If(moving):
+                m.d.sync += self.work_cycles.eq(work_clock + 1)
+
         with m.If(self.clear):
             m.d.sync += [getattr(self, name).eq(0) for name, _ in COUNTERS]
-            m.d.sync += [started.eq(0), clock.eq(0)]
+            m.d.sync += [started.eq(0), clock.eq(0), started_work.eq(0), work_clock.eq(0)]
         return m

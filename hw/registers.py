@@ -135,16 +135,18 @@ def _pair(name, offset, doc, access=Access.R, reset=0, fixed=0):
 #: Performance counters: name, and the exact condition under which it counts. The first group are
 #: cycle counts of the read channel; they are exclusive and sum to `cycles`.
 COUNTERS = (
-    ("cycles", "Cycles from the first to the last one in which a descriptor is in work."),
-    ("read_useful", "Cycles of `cycles` with an R beat transferred."),
+    ("cycles", "Cycles in which a descriptor waits in the ring, is fetched, is checked or is in "
+               "work, unless an error or a soft reset has stopped the engine."),
+    ("read_useful", "Cycles of `cycles` with an R beat transferred, a descriptor's too."),
     ("read_memory", "No R beat, but read bursts are outstanding: waiting for the memory."),
-    ("read_address", "None outstanding, an AR is valid and not accepted."),
+    ("read_address", "None outstanding, an AR is valid: its first cycle, and those in which it is "
+                     "not accepted."),
     ("read_credit", "None outstanding, a reader has a burst but no room for its data: the reducer "
                     "or the writer holds it up."),
-    ("read_index", "None outstanding, segments are waiting for lookups, and no index has arrived."),
+    ("read_index", "None outstanding, a segment waits for its next lookup's index or weight."),
     ("read_offset", "None outstanding, lookups are waiting for their segment's offsets."),
-    ("read_drain", "None outstanding, every read of the descriptors in work is done: writes are "
-                   "finishing."),
+    ("read_drain", "None outstanding, a descriptor is in work and no lookup is left to issue: sums "
+                   "and writes are finishing."),
     ("read_overhead", "All the rest: descriptor fetch and decode, pipeline fill."),
     ("r_beats", "R beats transferred, all readers."),
     ("row_beats", "R beats of gathered rows."),
@@ -157,6 +159,10 @@ COUNTERS = (
     ("steady_cycles", "Cycles from the first beat of a gathered row to the last R or W beat, both "
                       "counted."),
     ("descriptors", "Descriptors completed."),
+    ("steady_r_beats", "R beats from the first beat of a gathered row on, but for descriptors."),
+    ("steady_w_beats", "W beats from the first beat of a gathered row on."),
+    ("work_cycles", "Cycles from the first one with a descriptor in work, which is the fourth "
+                    "behind the descriptor's last R beat, to the last R or W beat, both counted."),
 )
 
 _RW = Access.RW

@@ -35,7 +35,7 @@ CAUSES = {
     "read_memory": "waiting for the memory",
     "read_address": "the memory not taking addresses",
     "read_credit": "buffers full behind the read channel (reducer or writer)",
-    "read_index": "waiting for indices",
+    "read_index": "waiting for indices or weights",
     "read_offset": "waiting for offsets",
     "read_drain": "finishing the writes",
     "read_overhead": "descriptor fetch and pipeline fill",

@@ -96,7 +96,7 @@ FAULTS = [Fault(*fault) for fault in (
     ("reducer: one weight late", "reducer.py",
      "weight.eq(tok.weight),", "weight.eq(Mux(col == 0, weight, tok.weight)),",
      "test_reducer.py::weights"),
-    ("updater: the learning rate of the next job", "updater.py",
+    ("updater: the old row of the next beat", "updater.py",
      "kept = delay(m, Mux(job.update, self.old.payload, self.sums.payload),\n"
      "                     1 + config.mul_stages, \"kept\")",
      "kept = delay(m, Mux(job.update, self.old.payload, self.sums.payload),\n"

@@ -4,14 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from tcast.golden.machine import Machine
-from tcast.hw import registers
-from tcast.hw.descriptor import unpack
-from tcast.sim.runner import BuildError
 from typer.testing import CliRunner
 
 from tcast import cosimulation
 from tcast.cli import application
+from tcast.golden.machine import Machine
+from tcast.hw import registers
+from tcast.hw.descriptor import unpack
+from tcast.sim.runner import BuildError
 
 
 def run(*arguments):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tcast.hw.config import EngineConfig
 from tcast.sim.runner import build_library
 from tcast.sim.simulation import Simulation, bench_interface, configure_memory, testbench_sources
@@ -171,7 +172,3 @@ class MemoryDriver:
 @pytest.fixture
 def rng(seed):
     return np.random.default_rng(seed)
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "long: takes minutes; run by `make test-long`")

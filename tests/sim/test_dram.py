@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+
 from tcast.hw.config import EngineConfig
 from tcast.sim.dram import DDR4_2400, DRAMS, HBM2_PC, Dram, find_dram
 from tcast.sim.simulation import Simulation, dram_counters
@@ -332,11 +333,10 @@ def test_trace_and_replay(copier):
 
 @pytest.mark.parametrize("preset", ["tiny64"])
 def test_results_on_the_engine_are_goldens(preset, seed):
+    from tcast.equality import same_bits
     from tcast.golden import SGD
     from tcast.host.driver import EngineDevice
     from tcast.host.golden_backend import GoldenDevice
-
-    from tcast.equality import same_bits
     config = EngineConfig.preset(preset)
     dram = replace(DRAMS["ddr4-2400"], beat_bytes=config.derived.beat_bytes, tREFI=900)
     rng = np.random.default_rng(seed)

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+import tcast
+from tcast import golden
 from tcast.host.backend import BackendUnavailable
 from tcast.host.driver import EngineTimeout
 from tcast.hw.config import EngineConfig
 from tcast.sim import device as sim_device
 from tcast.sim.runner import BuildError
 from tcast.sim.simulation import Simulation, is_built
-
-import tcast
-from tcast import golden
 
 TINY = EngineConfig.preset("tiny64")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tcast.hw.config import EngineConfig
 from tcast.sim.simulation import ProtocolError, RegisterError, Simulation
 

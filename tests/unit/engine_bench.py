@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
+
 from tcast.golden.machine import Machine
 from tcast.hw import descriptor, registers
 from tcast.hw.engine import Engine

@@ -1,6 +1,7 @@
 """EngineConfig: what it refuses, and what follows from it."""
 
 import pytest
+
 from tcast.hw.config import PRESETS, EngineConfig
 
 
@@ -57,3 +58,26 @@ def test_derived_numbers(name):
     assert derived.row_beats_max < 1 << derived.row_beats_width
     assert derived.page_beats * derived.beat_bytes == 4096
     assert derived.array_burst_beats <= config.array_buffer_beats // 4
+
+
+@pytest.mark.parametrize(("preset", "larger"), [
+    ("ddr512", ()), ("ecp5-128", ("old_buffer_beats",))])
+def test_presets_are_those_of_a_latency_of_256(preset, larger):
+    config = PRESETS[preset]
+    sized = EngineConfig.for_latency(256, data_width=config.data_width)
+    for name in ("row_buffer_beats", "old_buffer_beats", "array_buffer_beats",
+                 "writes_outstanding"):
+        if name in larger:
+            assert getattr(config, name) > getattr(sized, name)
+        else:
+            assert getattr(config, name) == getattr(sized, name), name
+
+
+def test_buffers_grow_with_latency_and_shorter_rows():
+    short, long = (EngineConfig.for_latency(n) for n in (20, 500))
+    assert short.row_buffer_beats == 128 and long.row_buffer_beats == 1024
+    assert short.writes_outstanding == 32 and long.writes_outstanding == 512
+    assert EngineConfig.for_latency(500, row_bytes=512).writes_outstanding == 64
+    assert EngineConfig.for_latency(20, row_buffer_beats=256).row_buffer_beats == 256
+    with pytest.raises(ValueError, match="latency must be an int above 0, not 0"):
+        EngineConfig.for_latency(0)

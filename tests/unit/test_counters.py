@@ -2,12 +2,13 @@
 
 import pytest
 from stream_bench import StreamBench
+
 from tcast.hw.counters import PerformanceCounters
 from tcast.hw.registers import COUNTERS
 
 NAMES = [name for name, _ in COUNTERS]
 EVENTS = ["busy", "outstanding", "wants_credit", "wants_index", "wants_segment", "walking",
-          "in_flight", "row_beat", "row", "segment", "descriptor"]
+          "in_flight", "row_beat", "useful_beat", "row", "segment", "descriptor"]
 
 
 def count(cycles, clear_at=None):
@@ -92,8 +93,27 @@ def test_steady_state_lasts_from_the_first_row_to_the_last_beat():
     assert count([*fill, {"rvalid"}, {"row_beat"}])["steady_cycles"] == 1
 
 
+def test_beats_of_the_steady_state_are_those_from_the_first_row_on():
+    """Of four R beats behind the first row two are useful: one array's, one row's."""
+    fill = [{"rvalid"}, {"rvalid", "useful_beat"}, {"useful_beat"}, {"wvalid", "wready"}]
+    row, array, descriptor = {"row_beat", "useful_beat"}, {"useful_beat"}, set()
+    values = count([*fill, {"rvalid"}, row | {"wvalid", "wready"}, {"rvalid"}, array, {"rvalid"},
+                    descriptor, {"rvalid"}, row])
+    assert (values["steady_r_beats"], values["steady_w_beats"]) == (3, 1)
+    assert values["steady_cycles"] == 7
+    assert count(fill)["steady_r_beats"] == count(fill)["steady_w_beats"] == 0
+
+
+def test_work_lasts_from_the_first_descriptor_to_the_last_beat():
+    for last in ({"rvalid"}, {"wvalid", "wready"}):
+        cycles = [{"rvalid"}] * 3 + [{"in_flight"}] * 5 + [last] + [{"in_flight"}] * 4
+        assert count(cycles)["work_cycles"] == 6
+    assert count([{"rvalid"}] * 3 + [{"in_flight"}] * 5)["work_cycles"] == 0
+
+
 def test_clear_sets_all_to_zero():
     everything = set(EVENTS) | set(PerformanceCounters.BUS)
     assert all(count([everything] * 4 + [everything - {"wready"}] * 4)[name] for name in (
-        "cycles", "rows", "w_beats", "w_stall", "steady_cycles"))
+        "cycles", "rows", "w_beats", "w_stall", "steady_cycles", "steady_r_beats",
+        "steady_w_beats", "work_cycles"))
     assert not any(count([everything] * 8, clear_at=10).values())

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from engine_bench import special_rows
 from stream_bench import SMALL, STALLS, StreamBench
+from test_segments import EDGES, walk
+
 from tcast.golden import bits_equal, gather_reduce
 from tcast.hw.config import EngineConfig
 from tcast.hw.reducer import Reducer
-from test_segments import EDGES, walk
 
 
 def config(**changes):

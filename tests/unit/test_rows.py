@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from stream_bench import SMALL, STALLS, StreamBench
+
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import ErrorCode
 from tcast.hw.rows import BurstSplitter, RowAddresser, RowNumberer

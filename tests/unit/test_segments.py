@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from stream_bench import STALLS, StreamBench
+
 from tcast.hw.registers import ErrorCode
 from tcast.hw.segments import SegmentLengths, SegmentWalker
 

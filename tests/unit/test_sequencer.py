@@ -2,6 +2,7 @@
 
 import pytest
 from stream_bench import SMALL, StreamBench
+
 from tcast.hw import descriptor
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import ErrorCode, Reader

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from engine_bench import special_rows
 from stream_bench import SMALL, STALLS, StreamBench
+from test_reducer import from_beats, to_beats
+
 from tcast.golden import SGD, bits_equal, scatter_update
 from tcast.golden.numerics import mul
 from tcast.hw.config import EngineConfig
 from tcast.hw.updater import Updater
-from test_reducer import from_beats, to_beats
 
 CONFIGS = [
     SMALL,
