@@ -29,8 +29,8 @@ lint: setup ## ruff
 verilog: setup ## emit the Verilog of every preset to build/verilog/
 	@for preset in $(PRESETS); do $(BIN)/tcast emit --preset $$preset -o build/verilog/$$preset || exit 1; done
 
-regress: setup ## cosimulate every preset with every workload; writes docs/results/cosim.md
-	@$(BIN)/python bench/cosim_matrix.py
+regress: setup ## the cocotb suites, then every preset with every workload; writes docs/results/
+	@$(BIN)/python -m tcast.sim.regress && $(BIN)/python bench/cosim_matrix.py
 
 bench: setup ## measure utilisation, bandwidth, bytes and simulation speed; writes docs/results/
 	@$(BIN)/python bench/utilisation.py && $(BIN)/python bench/bandwidth.py && \

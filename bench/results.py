@@ -58,5 +58,5 @@ def write(name, title, lines, data):
     text = "\n".join([f"# {title}", "", made, "", *lines]) + "\n"
     (directory / f"{name}.md").write_text(text, encoding="utf-8")
     (directory / f"{name}.json").write_text(
-        json.dumps({"command": command, "machine": facts, **data}, indent=1) + "\n")
+        json.dumps({"command": command, "machine": facts, **data}, separators=(",", ":")) + "\n")
     print(text)

@@ -10,14 +10,14 @@ from statistics import median
 
 import numpy as np
 from results import table, write
+
+from tcast.commands.console import progress
+from tcast.equality import same_bits
 from tcast.golden import SGD
 from tcast.host.driver import EngineDevice
 from tcast.host.golden_backend import GoldenDevice
 from tcast.hw.config import PRESETS, EngineConfig
 from tcast.sim.simulation import Simulation
-
-from tcast.commands.console import progress
-from tcast.equality import same_bits
 
 ROWS, DIM, BAGS, POOLING, LATENCY, REPEATS, SEED = 20_000, 64, 512, 40, 64, 5, 0
 TARGET = 100_000  #: Cycles per second that `ddr512` must reach.

@@ -9,15 +9,15 @@ import sys
 
 import numpy as np
 from results import table, write
+
+from tcast.commands.console import progress
+from tcast.cosimulation import CAUSES
+from tcast.equality import same_bits
 from tcast.golden import SGD
 from tcast.host.driver import EngineDevice
 from tcast.host.golden_backend import GoldenDevice
 from tcast.hw.config import EngineConfig
 from tcast.sim.simulation import Simulation
-
-from tcast.commands.console import progress
-from tcast.cosimulation import CAUSES
-from tcast.equality import same_bits
 
 PRESET, LATENCY, DIM, LOOKUPS, POOLING, ROWS = "ddr512", 64, 64, 4096, 40, 65_536
 DIMS, LATENCIES = (16, 32, 64, 128), (20, 64, 128, 256)

@@ -34,7 +34,7 @@ class ArrayReader(wiring.Component):
         A burst waits for room.
 
     Timing: one element per cycle; an array that does not start at a beat costs one cycle for each
-    element in front of it, once per job.
+    element in front of it, once per job; at most two idle cycles between jobs.
     Reset: forgets all jobs; transfers in flight must have ended.
     Errors: none; the sequencer has checked alignment, the read port checks the windows.
     """

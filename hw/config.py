@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
 
+from .descriptor import DESCRIPTOR_BYTES
 from .keywords import KEYWORDS
 
 __all__ = ["PRESETS", "Derived", "EngineConfig"]
@@ -55,7 +56,8 @@ class EngineConfig:
         Rows waiting to be written, in beats; power of two. A burst is announced only when its
         data is here; the latency does not matter. Costs that many beats of memory.
     burst_beats_max : int
-        Longest burst in beats; a power of two of at most 256, and at most 4 KiB.
+        Longest burst in beats; a power of two of at least a descriptor's 128 bytes, at most 256
+        beats, and at most 4 KiB.
     writes_outstanding : int
         Write bursts that may wait for their response; power of two. A row that is written waits
         ``latency + 4`` cycles. Costs two counters and nothing else.
@@ -95,11 +97,12 @@ class EngineConfig:
         _require("dim_max", self.dim_max,
                  _power_of_two(self.dim_max) and 2 * lanes <= self.dim_max <= 1024,
                  f"a power of two from {2 * lanes} (two beats) to 1024")
-        page_beats = PAGE_BYTES // (self.data_width // 8)
-        limit = min(256, page_beats)
+        beat_bytes = self.data_width // 8
+        least = max(1, DESCRIPTOR_BYTES // beat_bytes)
+        limit = min(256, PAGE_BYTES // beat_bytes)
         _require("burst_beats_max", self.burst_beats_max,
-                 _power_of_two(self.burst_beats_max) and self.burst_beats_max <= limit,
-                 f"a power of two of at most {limit} (AXI4: 256 beats, 4 KiB)")
+                 _power_of_two(self.burst_beats_max) and least <= self.burst_beats_max <= limit,
+                 f"a power of two from {least} (a descriptor) to {limit} (AXI4: 256 beats, 4 KiB)")
         for name in ("row_buffer_beats", "old_buffer_beats", "write_buffer_beats"):
             value = getattr(self, name)
             _require(name, value,

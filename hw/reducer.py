@@ -185,9 +185,9 @@ class Reducer(wiring.Component):
     segment_done : Out(1)
         Pulse: a segment's last beat went in.
 
-    Timing: one beat per cycle, without a gap between rows, segments or descriptors of any length;
-    mul_stages + 4 × (add_stages + 1) + 3 cycles from a segment's last row to its sum. A beat that
-    completes a sum goes in only when the output has room for it.
+    Timing: one beat per cycle, without a gap between rows or segments of any length; the end of a
+    descriptor takes one cycle. mul_stages + 4 × (add_stages + 1) + 3 cycles from a segment's last
+    row to its sum. A beat that completes a sum goes in only when the output has room for it.
     Reset: drops what is inside.   Errors: none.
     Resources: one multiplier and 4 adders per lane; 15 × row_beats_max + output_beats beats of
     memory.

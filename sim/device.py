@@ -28,7 +28,7 @@ def open_sim(config, *, latency=64, backpressure=0.0, seed=0, placement="aligned
     placement, timeout_cycles
         As in :class:`..host.driver.EngineDevice`.
     **options
-        Further options of :class:`.simulation.Simulation`.
+        Further options of :class:`.simulation.Simulation`, such as ``dram``.
 
     Returns
     -------

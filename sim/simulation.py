@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .dram import COUNTERS as DRAM_COUNTERS
+from .dram import find_dram
 from .runner import build_library, build_once, build_place, file_facts, library_is_built
 
-__all__ = ["COUNTERS", "MEMORY_OPTIONS", "ProtocolError", "RegisterError", "Simulation",
+__all__ = ["COUNTERS", "MEMORY_OPTIONS", "TRACE", "ProtocolError", "RegisterError", "Simulation",
            "SimulationTimeout", "bench_interface", "configure_memory", "engine_verilog",
            "is_built", "memory_counters", "testbench_sources"]
 
@@ -34,10 +36,14 @@ MEMORY_OPTIONS = {
     "interleave": "bool: with reorder, beat by beat",
     "late": "bool: writes take effect at their B, reads at their AR; else as early, as late",
     "stall": "bool: offer no handshake on any channel, as a hung memory",
+    "trace": "bool: record every accepted burst, for memory_trace()",
 }
 CHANNELS = ("ar", "r", "aw", "w", "b")
 COUNTERS = ("cycles", "read_bursts", "read_beats", "write_bursts", "write_beats",
             "write_responses", "read_outstanding_max", "write_outstanding_max", "error_beats")
+#: A burst that the memory accepted: cycle of the address handshake, 1 for a write, byte address,
+#: beats.
+TRACE = np.dtype([("cycle", "<u8"), ("write", "<u8"), ("address", "<u8"), ("beats", "<u8")])
 RESPONSES = {"OKAY": 0, "EXOKAY": 1, "SLVERR": 2, "DECERR": 3}
 
 #: Cycles between looks at Ctrl-C.
@@ -90,14 +96,21 @@ def bench_interface(library):
     _signature(library, "bench_set", number, handle, text, u64)
     _signature(library, "bench_counters", None, handle, ctypes.POINTER(u64))
     _signature(library, "bench_bursts_open", u64, handle)
+    _signature(library, "bench_open", handle, number)
+    _signature(library, "bench_close", None, handle)
+    _signature(library, "bench_set_dram", number, handle, ctypes.POINTER(u64))
+    _signature(library, "bench_dram_counters", None, handle, ctypes.POINTER(u64))
+    _signature(library, "bench_trace", u64, handle, handle)
+    _signature(library, "bench_replay", u64, handle, handle, u64, number, u64)
     _signature(library, "bench_violations", number, handle)
     _signature(library, "bench_violation", text, handle, number)
     _signature(library, "bench_clear_violations", None, handle)
     return library
 
 
-def configure_memory(library, bench, *, backpressure=None, latency=None, **options):
+def configure_memory(library, bench, *, backpressure=None, latency=None, dram=None, **options):
     """Set options of a bench's memory; see :meth:`Simulation.set_memory`."""
+    timing = None if dram is None else find_dram(dram)
     if latency is not None:
         options = {"read_latency": latency, "write_latency": latency} | options
     values = {}
@@ -123,6 +136,11 @@ def configure_memory(library, bench, *, backpressure=None, latency=None, **optio
             if not 0 <= probability <= 0.99:
                 raise ValueError(f"backpressure must be from 0 to 0.99, not {probability!r}")
             values[f"withhold_{channel}"] = round(probability * 2**32)
+    if timing is not None:
+        numbers = timing.cycles()
+        if not library.bench_set_dram(bench, (ctypes.c_uint64 * len(numbers))(*numbers)):
+            raise ValueError(f"dram must have the port's beats and change while no burst is open, "
+                             f"not {dram!r}")
     for name, value in values.items():
         if not library.bench_set(bench, name.encode(), value):
             raise AssertionError(f"the memory model has no option {name}")
@@ -135,6 +153,13 @@ def memory_counters(library, bench):
     return dict(zip(COUNTERS, values, strict=True))
 
 
+def dram_counters(library, bench):
+    """Return the counters of a bench's DRAM, by name (COUNTERS of dram.py)."""
+    values = (ctypes.c_uint64 * len(DRAM_COUNTERS))()
+    library.bench_dram_counters(bench, values)
+    return dict(zip(DRAM_COUNTERS, values, strict=True))
+
+
 def testbench_sources(verilog):
     """Return (Verilog files, C++ files, headers) of a testbench around ``verilog``.
 
@@ -142,8 +167,9 @@ def testbench_sources(verilog):
     """
     hdl = [HERE / "hdl" / name for name in
            ("axi_checker.sv", "axil_checker.sv", "checked_engine.sv", "tb.sv")]
-    cpp = [HERE / "cpp" / name for name in ("axi_memory.cpp", "bench.cpp")]
-    return [Path(verilog), *hdl], cpp, [HERE / "cpp" / "axi_memory.h"]
+    cpp = [HERE / "cpp" / name for name in ("axi_memory.cpp", "bench.cpp", "dram.cpp")]
+    headers = [HERE / "cpp" / name for name in ("axi_memory.h", "dram.h", "ring.h")]
+    return [Path(verilog), *hdl], cpp, headers
 
 
 def engine_verilog(config, on_build=None):
@@ -216,6 +242,9 @@ class Simulation:
     backpressure : float or dict[str, float]
         Probability per cycle, 0 to 0.99, that a channel withholds its handshake: one for all, or by
         channel ("ar", "r", "aw", "w", "b").
+    dram : str or Dram, optional
+        Timing of a DRAM channel behind the port, a name of DRAMS in dram.py or a Dram; ``latency``
+        is then what lies between the port and the DRAM. Without it every latency is fixed.
     seed : int
         Of all that is random in the memory; equal seeds give equal runs.
     verilog : path, optional
@@ -237,8 +266,8 @@ class Simulation:
         Wall time spent simulating in wait() and step().
     """
 
-    def __init__(self, config, *, latency=64, backpressure=0.0, seed=0, verilog=None, waves=None,
-                 random_reset=False, on_build=None, **memory):
+    def __init__(self, config, *, latency=64, backpressure=0.0, dram=None, seed=0, verilog=None,
+                 waves=None, random_reset=False, on_build=None, **memory):
         self.config = config
         self.seed = int(seed)
         self.seconds = 0.0
@@ -256,7 +285,7 @@ class Simulation:
         self._handle = ctypes.c_void_p(handle)
         self._bench = ctypes.c_void_p(self._library.sim_bench(self._handle))
         self._library.bench_seed(self._bench, self.seed % 2**64)
-        self.set_memory(latency=latency, backpressure=backpressure, **memory)
+        self.set_memory(latency=latency, backpressure=backpressure, dram=dram, **memory)
         self._check()
 
     # EngineIo
@@ -339,15 +368,17 @@ class Simulation:
         """Whether irq is high."""
         return bool(self._library.sim_irq(self._open()))
 
-    def set_memory(self, *, backpressure=None, latency=None, **options):
+    def set_memory(self, *, backpressure=None, latency=None, dram=None, **options):
         """Change options of the memory; they hold from the next cycle on, for requests to come.
 
         ``latency`` sets read_latency and write_latency; ``backpressure`` is as in the constructor;
-        the others are those of MEMORY_OPTIONS.
+        ``dram`` too, or "off", and takes effect from closed banks and with its counters at 0 (None
+        leaves it as it is; ValueError while bursts are open); the others are those of
+        MEMORY_OPTIONS.
         """
         self._open()
         configure_memory(self._library, self._bench, backpressure=backpressure, latency=latency,
-                         **options)
+                         dram=dram, **options)
 
     def add_error_range(self, address, n_bytes, response="SLVERR", *, read=True, write=True):
         """Answer every beat that touches ``n_bytes`` from ``address`` with an error response.
@@ -371,6 +402,58 @@ class Simulation:
         """Return what the memory counted since the start, by name (COUNTERS)."""
         self._open()
         return memory_counters(self._library, self._bench)
+
+    def dram_counters(self):
+        """Return what the DRAM counted since it was set, by name (COUNTERS of dram.py)."""
+        self._open()
+        return dram_counters(self._library, self._bench)
+
+    def memory_trace(self):
+        """Return the bursts recorded (option ``trace``) since the last call, a TRACE array."""
+        self._open()
+        trace = np.empty(self._library.bench_trace(self._bench, None), TRACE)
+        self._library.bench_trace(self._bench, trace.ctypes.data)
+        return trace
+
+    def replay(self, trace, *, in_order=False, limit=2**32, **memory):
+        """Offer bursts to a memory of their own, each as early as possible.
+
+        Reads are offered in their order and writes in theirs, at any number outstanding unless
+        ``memory`` limits it; W data is there at once, R and B are always accepted.
+
+        Parameters
+        ----------
+        trace : ndarray of TRACE
+            The bursts; their cycles are not used.
+        in_order : bool
+            Offers no burst before all that are before it in the trace, whatever their direction.
+        limit : int
+            Cycles after which it gives up with SimulationTimeout.
+        **memory
+            Options of that memory, as in :meth:`set_memory`; the others have their defaults.
+
+        Returns
+        -------
+        (int, dict)
+            Cycles from the first address offered to the last response, both included, and the
+            counters of the DRAM.
+        """
+        self._open()
+        trace = np.ascontiguousarray(trace, TRACE)
+        if not len(trace):
+            raise ValueError("trace must not be empty")
+        bench = ctypes.c_void_p(self._library.bench_open(self.config.derived.beat_bytes))
+        try:
+            options = {"read_outstanding": 2**32 - 1, "write_outstanding": 2**32 - 1} | memory
+            configure_memory(self._library, bench, late=False, **options)
+            cycles = self._library.bench_replay(bench, trace.ctypes.data, len(trace),
+                                                in_order, limit)
+            counters = dram_counters(self._library, bench)
+        finally:
+            self._library.bench_close(bench)
+        if not cycles:
+            raise SimulationTimeout(f"the trace was not answered within {limit} cycles")
+        return cycles, counters
 
     @property
     def bursts_open(self):

@@ -48,7 +48,8 @@ def open(backend, config=None, **options):
     **options
         cpu: ``threads``. sim: ``latency`` (the memory's read latency in engine cycles),
         ``backpressure`` (the probability per cycle that each memory channel withholds its
-        handshake), ``seed``, and those of ``tcast.sim.device.open_sim``. An option that the
+        handshake), ``dram`` (timing of a DRAM channel behind that latency: "ddr4-2400" or
+        "hbm2-pc"), ``seed``, and those of ``tcast.sim.device.open_sim``. An option that the
         backend does not have raises TypeError.
 
     Returns

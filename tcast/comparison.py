@@ -166,7 +166,7 @@ def open_backends(names, config, *, threads=1, latency=64, seed=0, verilog=None,
             else:
                 device = api.open(name, config=config, **options.get(name, {}))
             opened.append((name, device, ""))
-        except (BackendUnavailable, BuildError) as error:
+        except (BackendUnavailable, BuildError, ModuleNotFoundError) as error:
             opened.append((name, None, str(error)))
     return opened
 

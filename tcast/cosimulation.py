@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from .equality import ImageIo, MismatchError, same_bits, same_image
 from .golden.machine import Machine
+from .host.backend import BackendUnavailable
 from .host.driver import EngineDevice
 from .host.golden_backend import GoldenDevice
 from .hw import registers
 from .hw.descriptor import unpack
+from .sim.runner import BuildError
 from .sim.simulation import Simulation
 
 __all__ = ["CAUSES", "OPERATIONS", "CheckedDevice", "Comparison", "Operation", "limit_of",
@@ -254,10 +256,19 @@ def open_comparison(config, *, latency=64, backpressure=0.0, seed=0, placement="
     waves : path or None
         File for waveforms.
     **options
-        Further options of the simulation.
+        Further options of the simulation, such as ``dram``.
+
+    Raises
+    ------
+    BackendUnavailable
+        Something that the simulation is built with is missing; the message says what.
     """
-    io = Simulation(config, latency=latency, backpressure=backpressure, seed=seed, waves=waves,
-                    **options)
+    try:
+        io = Simulation(config, latency=latency, backpressure=backpressure, seed=seed,
+                        waves=waves, **options)
+    except (BuildError, ModuleNotFoundError) as error:
+        raise BackendUnavailable(f"{error}; simulation comes with pip install 'tcast[sim]'") \
+            from error
     return Comparison(io, config, placement=placement, seed=seed)
 
 

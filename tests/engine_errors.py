@@ -1,10 +1,10 @@
 """Passes that stop the engine, with the record each must leave: for the model and for the RTL."""
 
 import numpy as np
-from tcast.host.driver import Pass
-from tcast.hw.registers import ErrorCode, Reader
 
 import tcast
+from tcast.host.driver import Pass
+from tcast.hw.registers import ErrorCode, Reader
 
 I32, I64, F32 = np.int32, np.int64, np.float32
 

@@ -44,6 +44,15 @@ void AxiMemory::restore() {
   std::fill(read_hint_, read_hint_ + IDS, nullptr);
   write_hint_ = nullptr;
   options = Options{};
+  trace.clear();
+  dram_.configure(Dram::Timing{});
+}
+
+bool AxiMemory::set_dram(const Dram::Timing &timing) {
+  if (bursts_open() || beats_head_ != beats_tail_) return false;
+  if (timing.beat_bytes && timing.beat_bytes != beat_bytes_) return false;
+  dram_.configure(timing);
+  return true;
 }
 
 void AxiMemory::add_error_range(uint64_t base, uint64_t last, Response response, bool read,
@@ -148,12 +157,18 @@ void AxiMemory::accept_read(const ManagerPins &manager) {
   int id = manager.arid & (IDS - 1);
   ReadBurst &burst = reads_[id].push();
   burst.address = manager.araddr & ~uint64_t(beat_bytes_ - 1);
-  burst.ready_at = counters.cycles + std::max<uint64_t>(options.read_latency, 1) +
+  burst.ready_at = (dram_.on() ? 0 : counters.cycles) +
+                   std::max<uint64_t>(options.read_latency, 1) +
                    random.below_or_at(options.read_jitter);
   burst.sequence = sequence_++;
   burst.beats = manager.arlen + 1u;
   burst.sent = 0;
   burst.slot = -1;
+  for (uint32_t beat = 0; dram_.on() && beat < burst.beats; ++beat) {
+    uint64_t access = dram_.push(false, burst.address + beat * beat_bytes_);
+    if (!beat) burst.access = access;
+  }
+  if (options.trace) trace.push_back({counters.cycles, 0, burst.address, burst.beats});
   ids_open_ |= 1u << id;
   ++reads_open_;
   ++counters.read_bursts;
@@ -175,22 +190,49 @@ void AxiMemory::accept_read(const ManagerPins &manager) {
                                     slot.data.data() + beat * beat_bytes_);
 }
 
+// Whether the next beat of the ID's oldest burst may be on R in `cycle`.
+bool AxiMemory::read_ready(int id, uint64_t cycle) const {
+  const ReadBurst &burst = reads_[id][0];
+  if (!dram_.on()) return burst.ready_at <= cycle;
+  uint64_t data_cycle = dram_.data_cycle(false, burst.access + burst.sent);
+  return data_cycle != Dram::NEVER && data_cycle + burst.ready_at <= cycle;
+}
+
+// Whether the response of the first of the complete write bursts may come in `cycle`.
+bool AxiMemory::write_ready(uint64_t cycle) {
+  WriteBurst &burst = writes_.front();
+  if (!dram_.on()) return burst.ready_at <= cycle;
+  for (; burst.stored < burst.beats; ++burst.stored) {
+    uint64_t data_cycle = dram_.data_cycle(true, burst.access + burst.stored);
+    if (data_cycle == Dram::NEVER) return false;
+    burst.stored_at = std::max(burst.stored_at, data_cycle);
+    dram_.take(true, burst.access + burst.stored);
+  }
+  return burst.stored_at + burst.ready_at <= cycle;
+}
+
+// Whether the DRAM's controller, if there is one, takes another write beat.
+bool AxiMemory::write_room() const {
+  return !dram_.on() || dram_.writes_waiting() < 2 * dram_.timing().batch;
+}
+
 // The ID whose oldest burst may put a beat on R in `cycle`, or -1.
 int AxiMemory::choose_read(uint64_t cycle) {
   if (!ids_open_) return -1;
-  if (reading_ >= 0 && !(options.reorder && options.interleave)) return reading_;
+  if (reading_ >= 0 && !(options.reorder && options.interleave))
+    return !dram_.on() || read_ready(reading_, cycle) ? reading_ : -1;
   if (!options.reorder) {
     int oldest = -1;
     for (uint32_t left = ids_open_; left; left &= left - 1) {
       int id = __builtin_ctz(left);
       if (oldest < 0 || reads_[id].front().sequence < reads_[oldest].front().sequence) oldest = id;
     }
-    return reads_[oldest].front().ready_at <= cycle ? oldest : -1;
+    return read_ready(oldest, cycle) ? oldest : -1;
   }
   int ready[IDS], n = 0;
   for (uint32_t left = ids_open_; left; left &= left - 1) {
     int id = __builtin_ctz(left);
-    if (reads_[id].front().ready_at <= cycle) ready[n++] = id;
+    if (read_ready(id, cycle)) ready[n++] = id;
   }
   return n ? ready[random.below_or_at(n - 1)] : -1;
 }
@@ -205,13 +247,18 @@ void AxiMemory::apply_beat(WriteBurst &burst) {
 
 // Gives W beats to the bursts that wait for them.
 void AxiMemory::collect_writes() {
-  while (complete_ < writes_.size() && beats_claimed_ < beats_tail_) {
+  while (complete_ < writes_.size() && beats_claimed_ < beats_tail_ && write_room()) {
     WriteBurst &burst = writes_[complete_];
     ++beats_claimed_;
+    if (dram_.on()) {
+      uint64_t access = dram_.push(true, burst.address + burst.received * beat_bytes_);
+      if (!burst.received) burst.access = access;
+    }
     // Only in order: after a change of `late`, older beats may still wait for their response.
     if (!options.late && beats_head_ + 1 == beats_claimed_) apply_beat(burst);
     if (++burst.received < burst.beats) continue;
-    burst.ready_at = counters.cycles + std::max<uint64_t>(options.write_latency, 1) +
+    burst.ready_at = (dram_.on() ? 0 : counters.cycles) +
+                     std::max<uint64_t>(options.write_latency, 1) +
                      random.below_or_at(options.write_jitter);
     ++complete_;
   }
@@ -234,7 +281,8 @@ void AxiMemory::tick(const ManagerPins &manager, MemoryPins &pins, uint8_t *rdat
   if (pins.awready && manager.awvalid) {
     WriteBurst &burst = writes_.push();
     burst = {manager.awaddr & ~uint64_t(beat_bytes_ - 1), 0, manager.awlen + 1u, 0, 0,
-             uint8_t(manager.awid & (IDS - 1)), OKAY};
+             uint8_t(manager.awid & (IDS - 1)), OKAY, 0, 0, 0};
+    if (options.trace) trace.push_back({counters.cycles, 1, burst.address, burst.beats});
     ++counters.write_bursts;
     counters.write_outstanding_max =
         std::max<uint64_t>(counters.write_outstanding_max, writes_.size());
@@ -258,6 +306,7 @@ void AxiMemory::tick(const ManagerPins &manager, MemoryPins &pins, uint8_t *rdat
 
   // Pins of the next cycle. What is valid and was not accepted stays.
   uint64_t next = counters.cycles + 1;
+  if (dram_.on()) dram_.tick(next);
   if (!pins.rvalid && !options.stall) {
     int id = choose_read(next);
     if (id >= 0 && !random.chance(options.withhold_r)) {
@@ -272,6 +321,7 @@ void AxiMemory::tick(const ManagerPins &manager, MemoryPins &pins, uint8_t *rdat
       pins.rvalid = true;
       pins.rid = static_cast<uint8_t>(id);
       pins.rlast = ++burst.sent == burst.beats;
+      if (dram_.on()) dram_.take(false, burst.access + burst.sent - 1);
       reading_ = id;
       if (pins.rlast) {
         reading_ = -1;
@@ -281,7 +331,7 @@ void AxiMemory::tick(const ManagerPins &manager, MemoryPins &pins, uint8_t *rdat
       }
     }
   }
-  if (!pins.bvalid && complete_ && writes_.front().ready_at <= next && !options.stall &&
+  if (!pins.bvalid && complete_ && write_ready(next) && !options.stall &&
       !random.chance(options.withhold_b)) {
     WriteBurst &burst = writes_.front();
     while (burst.applied < burst.beats) apply_beat(burst);
@@ -294,7 +344,8 @@ void AxiMemory::tick(const ManagerPins &manager, MemoryPins &pins, uint8_t *rdat
   pins.awready = !options.stall && writes_.size() < options.write_outstanding &&
                  !random.chance(options.withhold_aw);
   pins.wready = !options.stall &&
-                (complete_ < writes_.size() || beats_tail_ - beats_claimed_ < options.write_ahead) &&
+                ((complete_ < writes_.size() && write_room()) ||
+                 beats_tail_ - beats_claimed_ < options.write_ahead) &&
                 !random.chance(options.withhold_w);
   ++counters.cycles;
 }
@@ -310,6 +361,7 @@ void AxiMemory::reset(MemoryPins &pins) {
   writes_.clear();
   complete_ = 0;
   beats_head_ = beats_tail_ = beats_claimed_ = 0;
+  dram_.reset();
   pins = MemoryPins{};
   ++counters.cycles;
 }

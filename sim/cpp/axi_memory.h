@@ -9,6 +9,13 @@
 // after the later of the AW handshake and the burst's last W handshake. Reads and writes do not
 // disturb each other.
 //
+// With a DRAM (dram.h; off by default), every beat has its turn on the DRAM's one data bus: reads
+// queue from the cycle after their AR handshake, write beats from the cycle after their data and
+// address are here. An R beat then comes read_latency cycles (with the jitter of its burst) after
+// the cycle of its data on that bus at the earliest, a B write_latency cycles after that of the
+// burst's last one: the latencies are what lies between the port and the DRAM. Of write beats the
+// controller holds two batches, behind which `write_ahead` more are accepted.
+//
 // Order. Responses come in the order of the requests, over all IDs. With `reorder`, read bursts of
 // different IDs overtake each other at random; with `interleave`, beat by beat.
 //
@@ -35,9 +42,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <deque>
 #include <string>
 #include <vector>
+
+#include "dram.h"
+#include "ring.h"
 
 namespace tcast {
 
@@ -76,34 +85,6 @@ class Random {
   uint64_t state_ = 0;
 };
 
-// A queue in one block of memory; std::deque without its allocations.
-template <typename T>
-class Ring {
- public:
-  size_t size() const { return tail_ - head_; }
-  bool empty() const { return tail_ == head_; }
-  T &operator[](size_t i) { return items_[(head_ + i) & (items_.size() - 1)]; }
-  T &front() { return (*this)[0]; }
-  void pop() { ++head_; }
-  void clear() { head_ = tail_ = 0; }
-  T &push() {
-    if (size() == items_.size()) grow();
-    return items_[tail_++ & (items_.size() - 1)];
-  }
-
- private:
-  void grow() {
-    std::vector<T> larger(items_.size() * 2);
-    size_t n = size();
-    for (size_t i = 0; i < n; ++i) larger[i] = std::move((*this)[i]);
-    items_.swap(larger);
-    head_ = 0;
-    tail_ = n;
-  }
-  std::vector<T> items_ = std::vector<T>(64);
-  size_t head_ = 0, tail_ = 0;
-};
-
 class AxiMemory {
  public:
   static constexpr int IDS = 16;
@@ -117,6 +98,7 @@ class AxiMemory {
     uint64_t withhold_ar = 0, withhold_r = 0, withhold_aw = 0, withhold_w = 0, withhold_b = 0;
     bool reorder = false, interleave = false, late = true;
     bool stall = false;  // offers no handshake on any channel
+    bool trace = false;  // records every burst that is accepted
   };
 
   // Totals since the start; they survive a reset.
@@ -126,12 +108,23 @@ class AxiMemory {
              error_beats = 0;
   };
 
+  // A burst and the cycle of its address handshake.
+  struct Request {
+    uint64_t cycle, write, address, beats;
+  };
+
   explicit AxiMemory(size_t beat_bytes) { set_beat_bytes(beat_bytes); }
   void set_beat_bytes(size_t beat_bytes);
 
   Options options;
   Counters counters;
   Random random;
+  std::vector<Request> trace;
+
+  // Changes the DRAM, or takes it away (beat_bytes 0). False, and no change, if bursts are open or
+  // its beats are not the port's.
+  bool set_dram(const Dram::Timing &timing);
+  const Dram &dram() const { return dram_; }
 
   // False if it would overlap another region.
   bool map(uint64_t base, uint64_t bytes, uint8_t *data, bool writable);
@@ -163,11 +156,15 @@ class AxiMemory {
     uint64_t address, ready_at, sequence;
     uint32_t beats, sent;
     int32_t slot;  // of the data taken at the AR handshake; -1: taken beat by beat
+    uint64_t access;  // of the DRAM, for the first beat; ready_at is then a delay
   };
   struct WriteBurst {
     uint64_t address, ready_at;
     uint32_t beats, received, applied;
     uint8_t id, response;
+    uint64_t access;  // of the DRAM, for the first beat; ready_at is then a delay
+    uint32_t stored;  // beats that have had the DRAM's data bus
+    uint64_t stored_at;  // cycle of the last of them
   };
   // Data of a read burst, as it was at its AR handshake.
   struct Slot {
@@ -182,6 +179,9 @@ class AxiMemory {
   Response write_beat(uint64_t address, const uint8_t *beat);
   Response write_parts(uint64_t address, const uint8_t *beat);
   int choose_read(uint64_t cycle);
+  bool read_ready(int id, uint64_t cycle) const;
+  bool write_ready(uint64_t cycle);
+  bool write_room() const;
   void accept_read(const ManagerPins &manager);
   void collect_writes();
   void apply_beat(WriteBurst &burst);
@@ -190,6 +190,8 @@ class AxiMemory {
   std::vector<Region> regions_;  // by base
   std::vector<ErrorRange> error_ranges_;
   const Region *read_hint_[IDS] = {}, *write_hint_ = nullptr;
+
+  Dram dram_;
 
   Ring<ReadBurst> reads_[IDS];
   uint32_t ids_open_ = 0;  // bit i: reads_[i] is not empty

@@ -142,6 +142,7 @@ int bench_set(void *handle, const char *name, uint64_t value) {
   FLAG(interleave);
   FLAG(late);
   FLAG(stall);
+  FLAG(trace);
 #undef NUMBER
 #undef FLAG
   return 0;
@@ -151,6 +152,82 @@ int bench_set(void *handle, const char *name, uint64_t value) {
 void bench_counters(void *handle, uint64_t *values) {
   static_assert(sizeof(AxiMemory::Counters) == 9 * sizeof(uint64_t));
   std::memcpy(values, &static_cast<Bench *>(handle)->memory.counters, sizeof(AxiMemory::Counters));
+}
+
+// The numbers of Dram::Timing in their order; all 0 take the DRAM away. 0 if it cannot be changed now.
+int bench_set_dram(void *handle, const uint64_t *values) {
+  static_assert(sizeof(Dram::Timing) == 25 * sizeof(uint64_t));
+  Dram::Timing timing;
+  std::memcpy(&timing, values, sizeof timing);
+  if (!timing.beat_bytes) timing = Dram::Timing{};
+  return static_cast<Bench *>(handle)->memory.set_dram(timing);
+}
+
+// The ten numbers of Dram::Counters, in their order.
+void bench_dram_counters(void *handle, uint64_t *values) {
+  static_assert(sizeof(Dram::Counters) == 10 * sizeof(uint64_t));
+  std::memcpy(values, &static_cast<Bench *>(handle)->memory.dram().counters(),
+              sizeof(Dram::Counters));
+}
+
+// Requests recorded since the last call for data; with `values`, moves them there (four numbers
+// each).
+uint64_t bench_trace(void *handle, uint64_t *values) {
+  std::vector<AxiMemory::Request> &trace = static_cast<Bench *>(handle)->memory.trace;
+  uint64_t n = trace.size();
+  if (!values) return n;
+  std::memcpy(values, trace.data(), n * sizeof(AxiMemory::Request));
+  trace.clear();
+  return n;
+}
+
+// Offers `n` requests (four numbers each, of which the cycle is ignored) to a memory without a
+// testbench, each as early as possible: reads in their order, writes in theirs (or, if `in_order`,
+// none before all requests before it), W data at once, R and B always accepted. Returns the cycles
+// from the first address that is offered to the last response, or 0 if that takes more than `limit`.
+uint64_t bench_replay(void *handle, const uint64_t *values, uint64_t n, int in_order,
+                      uint64_t limit) {
+  Bench *bench = static_cast<Bench *>(handle);
+  const auto *requests = reinterpret_cast<const AxiMemory::Request *>(values);
+  std::vector<AxiMemory::Request> reads, writes;
+  std::vector<size_t> reads_before, writes_before;  // of each write, of each read
+  for (uint64_t i = 0; i < n; ++i) {
+    if (requests[i].write) reads_before.push_back(reads.size());
+    else writes_before.push_back(writes.size());
+    (requests[i].write ? writes : reads).push_back(requests[i]);
+  }
+  std::vector<uint8_t> zeros(bench->rdata.size());
+  MemoryPins &pins = bench->pins;
+  bench->memory.reset(pins);
+  ManagerPins manager{};
+  manager.rready = manager.bready = true;
+  manager.wdata = manager.wstrb = zeros.data();
+  size_t read = 0, write = 0, data = 0, left = 0, answered = 0;
+  if (!writes.empty()) left = writes[0].beats;
+  bench->memory.tick(manager, pins, bench->rdata.data());  // the first in which it is ready
+  for (uint64_t cycle = 1; cycle <= limit; ++cycle) {
+    manager.arvalid = read < reads.size() && (!in_order || write >= writes_before[read]);
+    manager.awvalid = write < writes.size() && (!in_order || read >= reads_before[write]);
+    if (manager.arvalid) {
+      manager.araddr = reads[read].address;
+      manager.arlen = uint8_t(reads[read].beats - 1);
+      read += pins.arready;
+    }
+    if (manager.awvalid) {
+      manager.awaddr = writes[write].address;
+      manager.awlen = uint8_t(writes[write].beats - 1);
+      write += pins.awready;
+    }
+    manager.wvalid = data < writes.size() && (!in_order || data < write);
+    if (manager.wvalid) {
+      manager.wlast = left == 1;
+      if (pins.wready && --left == 0 && ++data < writes.size()) left = writes[data].beats;
+    }
+    answered += (pins.rvalid && pins.rlast) + pins.bvalid;
+    if (answered == n) return cycle;
+    bench->memory.tick(manager, pins, bench->rdata.data());
+  }
+  return 0;
 }
 
 uint64_t bench_bursts_open(void *handle) {

@@ -55,9 +55,13 @@ struct Simulator {
   }
 };
 
-// Makes its bench the thread's for the time of a call.
+// Makes its bench and its context the thread's for the time of a call. Verilator's destructors take
+// the thread's context too: without this, the one of a simulation that was closed before.
 struct Entered {
-  explicit Entered(Simulator *simulator) { set_current_bench(&simulator->bench); }
+  explicit Entered(Simulator *simulator) {
+    set_current_bench(&simulator->bench);
+    Verilated::threadContextp(&simulator->context);
+  }
   ~Entered() { set_current_bench(nullptr); }
 };
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..hw.config import PRESETS, EngineConfig
-from .console import EXIT_MISMATCH, Json, fail, out, print_json, print_table, progress, refused
+from .console import EXIT_MISMATCH, Json, out, print_json, print_table, progress, refused
 
 __all__ = ["FAIL", "PASS", "cosimulate", "percent", "register", "show"]
 
@@ -38,6 +38,9 @@ def register(app):
         exponent: Annotated[float, typer.Option(help="Of the power law.")] = 1.05,
         latency: Annotated[int, typer.Option(
             help="Read latency of the memory in cycles.")] = 64,
+        dram: Annotated[str | None, typer.Option(
+            metavar="NAME", help="A DRAM channel behind the latency: ddr4-2400 (for ddr512) or "
+            "hbm2-pc (for hbm256).")] = None,
         backpressure: Annotated[float, typer.Option(
             help="Probability per cycle that a memory channel withholds its handshake.")] = 0.0,
         placement: Annotated[str, typer.Option(
@@ -51,7 +54,7 @@ def register(app):
         """Run a training step on the RTL and compare it with the golden model to the bit."""
         report = cosimulate(
             preset=preset, workload=workload, data=data, batch=batch, scale=scale,
-            distribution=distribution, exponent=exponent, latency=latency,
+            distribution=distribution, exponent=exponent, latency=latency, dram=dram,
             backpressure=backpressure, placement=placement, seed=seed, waves=waves)
         if as_json:
             print_json(report)
@@ -62,8 +65,8 @@ def register(app):
 
 
 def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribution="powerlaw",
-               exponent=1.05, latency=64, backpressure=0.0, placement="aligned", seed=0,
-               waves=None, verilog=None):
+               exponent=1.05, latency=64, dram=None, backpressure=0.0, placement="aligned",
+               seed=0, waves=None, verilog=None):
     """Return the report that ``tcast cosim --json`` prints, as a dict of JSON types.
 
     ``verilog`` is the path of the engine's Verilog where it has been emitted already.
@@ -77,19 +80,17 @@ def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribu
         config = EngineConfig.preset(preset)
         step_inputs = inputs(workload, data_file=data, batch=batch, scale=scale,
                              distribution=distribution, exponent=exponent, seed=seed)
-    try:
-        from ..cosimulation import OPERATIONS, Operation, open_comparison, step
-        from ..golden import SGD
-        from ..sim.runner import BuildError
-    except ModuleNotFoundError as error:
-        fail(f"cosim needs {error.name}: pip install 'tcast[sim]'")
+    from ..cosimulation import OPERATIONS, Operation, open_comparison, step
+    from ..golden import SGD
+    from ..host.backend import BackendUnavailable
+
     operations = {name: Operation(name) for name in OPERATIONS}
     tables = []
     with progress() as bar:
         building = bar.add_task(f"opening {config.name}", total=None)
-        with refused(ValueError, TypeError, OSError, BuildError):
+        with refused(ValueError, TypeError, OSError, BackendUnavailable):
             comparison = open_comparison(config, latency=latency, backpressure=backpressure,
-                                         seed=seed, placement=placement, waves=waves,
+                                         dram=dram, seed=seed, placement=placement, waves=waves,
                                          verilog=verilog, on_build=lambda what: bar.update(
                                              building, description=f"{config.name}: {what}"))
         bar.remove_task(building)
@@ -107,8 +108,8 @@ def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribu
     equal = all(operation.equal for operation in operations.values())
     return {
         "preset": preset, "config_hash": f"{config.hash:#010x}", **step_inputs.facts,
-        "latency": latency, "backpressure": backpressure, "placement": placement, "seed": seed,
-        "equal": equal, "token": PASS if equal else FAIL,
+        "latency": latency, "dram": dram, "backpressure": backpressure,
+        "placement": placement, "seed": seed, "equal": equal, "token": PASS if equal else FAIL,
         "operations": [operation.as_dict() for operation in operations.values()],
         "backward": backward_cycles(operations), "tables": tables,
         "simulated_cycles": cycles,
@@ -149,6 +150,7 @@ def show(report):
          "cycles lost", "limited by"),
         [_row(operation) for operation in report["operations"]],
         title=f"{report['workload']} on {report['preset']}: memory latency {report['latency']}, "
+              f"{report['dram'] + ', ' if report['dram'] else ''}"
               f"backpressure {report['backpressure']}, seed {report['seed']}")
     ways = report["backward"]
     if ways["fused"]:

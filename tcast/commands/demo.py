@@ -110,14 +110,14 @@ def _train_on_rtl(config, log, steps, seed, verilog):
     """Train the first steps on the engine, everything checked; return what happened."""
     from ..cosimulation import CheckedDevice, open_comparison, utilisation
     from ..equality import MismatchError
-    from ..sim.runner import BuildError
+    from ..host.backend import BackendUnavailable
     from ..training import train
 
     out.print(f"3. {steps} training steps on the RTL. Its simulation is built first, which takes a "
               "minute or two the first time.")
     with progress() as bar:
         building = bar.add_task(f"opening {config.name}", total=None)
-        with refused(ValueError, OSError, BuildError):
+        with refused(ValueError, OSError, BackendUnavailable):
             comparison = open_comparison(
                 config, seed=seed, verilog=verilog,
                 on_build=lambda what: bar.update(building, description=f"{config.name}: {what}"))

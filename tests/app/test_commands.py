@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from tcast.golden.machine import Machine
-from tcast.hw import registers
-from tcast.hw.descriptor import unpack
 from typer.testing import CliRunner
 
 from tcast import cosimulation
 from tcast.cli import application
+from tcast.golden.machine import Machine
+from tcast.hw import registers
+from tcast.hw.descriptor import unpack
+from tcast.sim.runner import BuildError
 
 
 def run(*arguments):
@@ -93,6 +94,26 @@ def test_what_cannot_be_done_is_one_line_and_status_2(engine, command, options, 
     assert result.exit_code == 2
     assert words in result.stderr and result.stderr.count("\n") == 1
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("error", [
+    ModuleNotFoundError("No module named 'amaranth'", name="amaranth"),
+    BuildError("g++ is not installed")])
+@pytest.mark.parametrize("command", ["cosim", "demo", "compare"])
+def test_a_missing_tool_is_named_and_not_a_traceback(quick_demo, monkeypatch, command, error):
+    def missing(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(cosimulation, "Simulation", missing)
+    monkeypatch.setattr("tcast.sim.device.Simulation", missing)
+    if command == "compare":
+        result = run("compare", "--backends", "golden,sim", "--batch", 4, "--repeats", 1)
+        assert result.exit_code == 0 and "skipped" in result.output
+        assert str(error) in " ".join(result.output.split())
+    else:
+        result = quick_demo[0]() if command == "demo" else run("cosim")
+        assert result.exit_code == 2 and str(error) in result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 def test_compare_lists_what_is_skipped_and_refuses_unknown_backends(monkeypatch):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from tcast.hw.config import EngineConfig
 
 import tcast
 from tcast.comparison import Result, compare, open_backends
+from tcast.hw.config import EngineConfig
 from tcast.workloads import TableInput
 
 CONFIG = EngineConfig.preset("tiny64")

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from tcast.hw.config import PRESETS
-from tcast.hw.registers import COUNTERS
 from typer.testing import CliRunner
 
 from tcast.cli import application
 from tcast.cosimulation import OPERATIONS, limit_of
+from tcast.hw.config import PRESETS
+from tcast.hw.registers import COUNTERS
 from tcast.workloads import NAMES
 
 AWKWARD = ("--latency", 130, "--backpressure", 0.25, "--placement", "scattered")

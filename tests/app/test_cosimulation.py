@@ -6,9 +6,6 @@ every kind of mismatch is seen to be found.
 
 import numpy as np
 import pytest
-from tcast.golden.machine import Machine
-from tcast.hw import registers
-from tcast.hw.descriptor import unpack
 
 from tcast import SGD, EngineConfig
 from tcast.cosimulation import (
@@ -18,6 +15,9 @@ from tcast.cosimulation import (
     limit_of,
     step,
 )
+from tcast.golden.machine import Machine
+from tcast.hw import registers
+from tcast.hw.descriptor import unpack
 from tcast.workloads import TableInput
 
 CONFIG = EngineConfig.preset("tiny64")

@@ -3,6 +3,7 @@
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
+
 from tcast.gen import verilog
 from tcast.hw.config import EngineConfig
 from tcast.hw.register_bank import RegisterBank

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from tcast.hw import descriptor, registers
 from tcast.hw.fields import Access
 

@@ -9,6 +9,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from tcast.cli import application
+from tcast.commands import info as info_command
+from tcast.commands.emit import field_doc
 from tcast.gen import emit as emit_module
 from tcast.gen.emit import emit
 from tcast.gen.header import header
@@ -16,11 +21,6 @@ from tcast.gen.manifest import manifest_text
 from tcast.gen.reference import reference
 from tcast.gen.verilog import emit_verilog
 from tcast.hw.config import PRESETS, EngineConfig
-from typer.testing import CliRunner
-
-from tcast.cli import application
-from tcast.commands import info as info_command
-from tcast.commands.emit import field_doc
 
 SUFFIXES = (".v", ".json", ".h", ".md")
 

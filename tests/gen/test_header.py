@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from tcast.gen.header import header
 from tcast.hw import descriptor, registers
 from tcast.hw.config import EngineConfig

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import tcast.gen
 from tcast.gen.verilog import emit_verilog
 from tcast.hw.config import PRESETS, EngineConfig

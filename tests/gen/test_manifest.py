@@ -2,11 +2,12 @@
 
 import json
 
+from test_verilog import declared_ports
+
 from tcast.gen.manifest import manifest, manifest_text
 from tcast.gen.verilog import emit_verilog
 from tcast.hw import descriptor, registers
 from tcast.hw.config import EngineConfig
-from test_verilog import declared_ports
 
 
 def test_is_json_and_names_the_configuration(stand_in, tiny):

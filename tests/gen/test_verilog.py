@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tcast.gen.verilog import (
     _plain_module_names,
     emit_component,

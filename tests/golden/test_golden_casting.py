@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from golden_data import lookups
 from scipy import sparse
-from tcast.golden import casting as module
 
 from tcast import golden
+from tcast.golden import casting as module
 
 
 @pytest.mark.parametrize("seed", range(5))

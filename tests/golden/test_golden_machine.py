@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 import pytest
+
+from tcast import golden
 from tcast.golden.machine import (
     FIELD_BYTES,
     ErrorRecord,
@@ -17,8 +19,6 @@ from tcast.hw import descriptor as layout
 from tcast.hw import registers
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import ErrorCode, Reader
-
-from tcast import golden
 
 LANES, DIM_MAX = 4, 128
 BEAT = 4 * LANES

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import softfloatpy
 from golden_data import SPECIAL_BITS, floats
+
 from tcast.golden import numerics
 
 CANONICAL = numerics.CANONICAL_NAN

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import softfloatpy as sf
 from golden_data import floats
-from tcast.golden import numerics, optimizers
 
 from tcast import golden
+from tcast.golden import numerics, optimizers
 
 
 def soft(x):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from golden_data import floats
 from scipy import sparse
-from tcast.golden import numerics, trace
 
 from tcast import golden
+from tcast.golden import numerics, trace
 
 
 def problem(seed, weighted):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tcast.golden import reference
 
 P = {k: f"(x{k}+x{k + 8})" for k in range(8)}       # partials of two rows

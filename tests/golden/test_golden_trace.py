@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tcast.golden import trace
 
 GENERATORS = (trace.uniform, trace.powerlaw, trace.meta2022)

@@ -7,9 +7,9 @@ import pytest
 from golden_data import KINDS, floats, lookups
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tcast.golden import numerics, reference, vectorised
 
 from tcast import golden
+from tcast.golden import numerics, reference, vectorised
 
 lengths = st.lists(st.one_of(st.integers(0, 3), st.integers(0, 40), st.just(200)), max_size=12)
 dtypes = st.sampled_from([np.int32, np.int64])

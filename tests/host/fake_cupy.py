@@ -9,6 +9,7 @@ import subprocess
 from types import SimpleNamespace
 
 import numpy as np
+
 from tcast.host.kernels import CORE, HOST_PROLOGUE, cuda_source
 
 # The launch of the CUDA kernel, in C++: the same arguments, one element after the other.

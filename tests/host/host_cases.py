@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
+
 from tcast.golden.machine import Machine
 from tcast.host.driver import EngineDevice
 from tcast.hw import registers

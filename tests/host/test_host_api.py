@@ -6,9 +6,9 @@ import types
 
 import numpy as np
 import pytest
-from tcast.host.backend import Device
 
 import tcast
+from tcast.host.backend import Device
 
 
 def test_every_name_of_the_package_exists():

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from host_cases import TINY, WIDE, batch, batches, open_machine
 from hypothesis import given, settings
+
+import tcast
+from tcast import golden
 from tcast.golden import reference
 from tcast.host import cpu
 from tcast.host.backend import Device
@@ -16,9 +19,6 @@ from tcast.host.driver import EngineDevice
 from tcast.host.golden_backend import GoldenDevice
 from tcast.host.peers.fbgemm_peer import FbgemmPeer
 from tcast.host.peers.torch_peer import TorchPeer
-
-import tcast
-from tcast import golden
 
 OPERATIONS = ("embedding_bag", "gather", "cast", "casted_gather_reduce", "scatter_update",
               "backward_update", "expand", "coalesce", "scatter", "counters")

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from host_cases import batch, batches
 from hypothesis import given, settings
-from tcast.golden import Casting
-from tcast.host.backend import BackendUnavailable
-from tcast.host.cupy_backend import CupyDevice
-from tcast.host.kernels import CUDA_OPTIONS, cuda_source
 from test_host_backends import check_all, same_casting
 
 import tcast
 from tcast import golden
+from tcast.golden import Casting
+from tcast.host.backend import BackendUnavailable
+from tcast.host.cupy_backend import CupyDevice
+from tcast.host.kernels import CUDA_OPTIONS, cuda_source
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 

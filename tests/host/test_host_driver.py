@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from engine_errors import engine_errors
 from host_cases import TINY, WIDE, batch, floats, open_machine
+
+import tcast
+from tcast import golden
 from tcast.golden.machine import Machine
 from tcast.host.backend import BackendUnavailable
 from tcast.host.driver import EngineDevice, EngineError, EngineTimeout, Pass
@@ -12,9 +15,6 @@ from tcast.hw import registers
 from tcast.hw.config import EngineConfig
 from tcast.hw.descriptor import unpack
 from tcast.hw.registers import ErrorCode
-
-import tcast
-from tcast import golden
 
 I32, I64, F32 = np.int32, np.int64, np.float32
 OFFSET = {name: register.offset for name, register in registers.by_name().items()}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tcast.host.placement import PAGE_BYTES, PLACEMENTS, Slot, place
 
 slots = st.lists(st.builds(

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from host_cases import batch, open_machine
+
+import tcast
 from tcast.golden import Casting
 from tcast.host.cpu import CpuDevice
 from tcast.host.golden_backend import GoldenDevice
-
-import tcast
 
 I32, I64, F32 = np.int32, np.int64, np.float32
 

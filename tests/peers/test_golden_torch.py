@@ -6,9 +6,9 @@ from the bound of summation: the distance of two libraries is at most the sum of
 
 import numpy as np
 import pytest
-from tcast.golden import numerics, trace
 
 from tcast import golden
+from tcast.golden import numerics, trace
 
 try:
     import torch

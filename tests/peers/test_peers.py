@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import tcast
 from tcast.host import peers
 from tcast.host.backend import BackendUnavailable, Device
 from tcast.host.golden_backend import GoldenDevice
-
-import tcast
 
 GOLDEN = GoldenDevice()
 REASONS = peers.available()

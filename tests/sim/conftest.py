@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tcast.hw.config import EngineConfig
 from tcast.sim.runner import build_library
 from tcast.sim.simulation import Simulation, bench_interface, configure_memory, testbench_sources

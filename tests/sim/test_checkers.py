@@ -7,6 +7,7 @@ gives no report; the same list with one thing changed gives the report that is e
 import ctypes
 
 import pytest
+
 from tcast.sim.runner import build_library
 from tcast.sim.simulation import HERE
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from engine_errors import engine_errors
+
+from tcast import golden
 from tcast.host.driver import EngineDevice, EngineError, Pass
 from tcast.hw.config import EngineConfig
 from tcast.sim.simulation import Simulation
-
-from tcast import golden
 
 TINY = EngineConfig.preset("tiny64")
 CASES = list(engine_errors())

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+
+from tcast import golden
 from tcast.host.driver import EngineDevice, Pass
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import COUNTERS
 from tcast.sim.simulation import Simulation
-
-from tcast import golden
 
 #: Examples per property; `make test-long` asks for more.
 EXAMPLES = int(os.environ.get("TCAST_EXAMPLES", "60"))

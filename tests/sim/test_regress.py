@@ -1,6 +1,7 @@
 """The cocotb suites pass, and the regression notices when they do not."""
 
 import pytest
+
 from tcast.hw.config import PRESETS
 from tcast.sim import regress
 from tcast.sim.cocotb_runner import run_bench

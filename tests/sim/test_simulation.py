@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tcast.hw.config import EngineConfig
 from tcast.sim.simulation import ProtocolError, RegisterError, Simulation
 
@@ -286,6 +287,17 @@ def test_closed_simulations_say_so(copier):
                  lambda: s.map(0, np.zeros(4)), lambda: s.set_memory(stall=True), s.reset):
         with pytest.raises(ValueError, match="must be open, not closed"):
             call()
+
+
+def test_closing_in_any_order(copier):
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        simulations = [copier(latency=n + 1) for n in range(3)]
+        for n in order:
+            assert simulations[n].read_register(0) == ID
+            simulations[n].close()
+            for other in simulations:
+                if other._handle is not None:
+                    other.step(5)
 
 
 def test_waves(copier, tmp_path):

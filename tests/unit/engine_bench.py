@@ -3,9 +3,12 @@
 import random
 from collections import deque
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
+
 from tcast.golden.machine import Machine
 from tcast.hw import descriptor, registers
 from tcast.hw.engine import Engine
@@ -53,6 +56,46 @@ class Image:
         return np.frombuffer(data, dtype).reshape(shape).copy()
 
 
+class _Harness:
+    """An engine in a simulator that goes on from bench to bench: to elaborate takes longest."""
+
+    def __init__(self, config):
+        self.dut = Engine(config)
+        self.bench = self._script = None
+        self.reset = Signal()
+        self._simulator = Simulator(ResetInserter(self.reset)(self.dut))
+        self._simulator.add_clock(CLOCK)
+        self._simulator.add_process(self._memory)
+        self._simulator.add_testbench(self._run, background=True)
+
+    async def _memory(self, ctx):
+        while True:
+            if self.bench is None:
+                await ctx.tick()
+            else:
+                await self.bench._memory(ctx)
+
+    async def _run(self, ctx):
+        while True:
+            if self._script is None:
+                await ctx.tick()
+                continue
+            port = self.dut.s_axil
+            for signal in (port.awvalid, port.wvalid, port.arvalid):
+                ctx.set(signal, 0)
+            ctx.set(self.reset, 1)
+            await ctx.tick()
+            await ctx.tick()
+            ctx.set(self.reset, 0)
+            await self._script(ctx)
+            self._script = None
+
+    def run(self, bench, script):
+        self.bench, self._script = bench, script
+        while self._script is not None:
+            self._simulator.advance()
+
+
 @dataclass(frozen=True)
 class Burst:
     """A request seen on the bus."""
@@ -77,6 +120,8 @@ class EngineBench:
     limit : int
         Cycles after which a run has hung.
     """
+
+    _harnesses: ClassVar[dict] = {}  # by configuration
 
     def __init__(self, config, seed=0, *, latency=20, stall=0.0, reorder=False, limit=20_000):
         self.config = config
@@ -114,13 +159,11 @@ class EngineBench:
     # run
 
     def run(self, script):
-        """Run ``async script(ctx)`` from power-up to its end."""
-        self.dut = Engine(self.config)
-        simulator = Simulator(self.dut)
-        simulator.add_clock(CLOCK)
-        simulator.add_process(self._memory)
-        simulator.add_testbench(script)
-        simulator.run()
+        """Run ``async script(ctx)`` from a reset to its end."""
+        harness = self._harnesses.pop(self.config, None) or _Harness(self.config)
+        self.dut, self.harness = harness.dut, harness
+        harness.run(self, script)
+        self._harnesses[self.config] = harness  # not if it failed: its state is lost
 
     async def write(self, ctx, name, value, response=0):
         port = self.dut.s_axil
@@ -323,8 +366,10 @@ class EngineBench:
             ctx.set(signal, 0)
         rvalid = bvalid = False
         r_row = r_last = False
-        while True:
-            _, _, *values = await ctx.tick().sample(*sampled)
+        while self.harness.bench is self:
+            _, _, reset, *values = await ctx.tick().sample(self.harness.reset, *sampled)
+            if reset:
+                continue
             ar, aw, w = values[:6], values[6:12], values[12:16]
             assert values[16] and values[17], "RREADY and BREADY are always high"
             self.cycle += 1
@@ -460,9 +505,9 @@ def special_rows(rng, n, dim):
     return rows
 
 
-def job(bench, source, target, *, index=None, offsets=None, targets=None, sgd=None, skip=1,
-        n_lookups=None, n_segments=None, **fields):
-    """Return the descriptor of one pass; integer arrays are placed ``skip`` elements off a page."""
+def job(bench, source, target, *, index=None, offsets=None, targets=None, weights=None,
+        scales=None, sgd=None, skip=1, n_lookups=None, n_segments=None, **fields):
+    """Return the descriptor of one pass; its arrays are placed ``skip`` elements off a page."""
     def place(array):
         return 0 if array is None else bench.put(array, skip=skip * array.itemsize)
     if n_lookups is None:
@@ -475,6 +520,8 @@ def job(bench, source, target, *, index=None, offsets=None, targets=None, sgd=No
         "segment_kind": KIND[None if offsets is None else offsets.dtype],
         "target_kind": KIND[None if targets is None else targets.dtype],
         "sink": int(sgd is not None), "dim": source.dim,
+        "weighted": int(weights is not None), "weight_base": place(weights),
+        "scaled": int(scales is not None), "scale_base": place(scales),
         "n_lookups": n_lookups, "n_segments": n_segments,
         "src_base": source.base, "src_stride": source.stride, "src_rows": len(source.rows),
         "dst_base": target.base, "dst_stride": target.stride, "dst_rows": len(target.rows),

@@ -5,6 +5,7 @@ import random
 from amaranth.hdl import ResetInserter, Signal, Value
 from amaranth.lib.data import Layout
 from amaranth.sim import Simulator
+
 from tcast.hw.config import EngineConfig
 
 CLOCK = 1e-8

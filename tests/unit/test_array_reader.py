@@ -5,6 +5,7 @@ from collections import deque
 import numpy as np
 import pytest
 from stream_bench import STALLS, StreamBench
+
 from tcast.hw.array_reader import ArrayReader
 from tcast.hw.config import EngineConfig
 from tcast.hw.descriptor import ElementKind
@@ -134,6 +135,16 @@ def test_array_reader_hands_out_one_element_per_cycle():
         reader = Reader(WIDTHS[128], [(kind, 0x1FC0, np.arange(count))], latency=8)
         reader.check()
         assert reader.got.cycles[-1] - reader.got.cycles[0] == count - 1
+
+
+def test_array_reader_loses_two_cycles_between_jobs():
+    jobs = [(ElementKind.INT32, 0x1000, np.arange(20)), (ElementKind.INT64, 0x2000, np.arange(9)),
+            (ElementKind.SEQUENTIAL, 0, 5)]
+    reader = Reader(WIDTHS[128], jobs)
+    reader.check()
+    gaps = np.diff(reader.got.cycles)
+    assert gaps[19] <= 3 and gaps[28] <= 3
+    assert np.delete(gaps, [19, 28]).max() == 1
 
 
 def test_array_reader_wraps_at_the_end_of_the_address_space():

@@ -4,6 +4,7 @@ from collections import deque
 
 import pytest
 from stream_bench import STALLS, StreamBench
+
 from tcast.hw.burst_reader import BurstReader
 
 DEPTH = 32

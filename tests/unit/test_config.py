@@ -1,6 +1,7 @@
 """EngineConfig: what it refuses, and what follows from it."""
 
 import pytest
+
 from tcast.hw.config import PRESETS, EngineConfig
 
 
@@ -14,7 +15,8 @@ from tcast.hw.config import PRESETS, EngineConfig
     ("row_buffer_beats", 64, "from 128"),
     ("array_buffer_beats", 8, "from 16"),
     ("write_buffer_beats", 8192, "to 4096"),
-    ("burst_beats_max", 128, "at most 64"),
+    ("burst_beats_max", 128, "to 64"),
+    ("burst_beats_max", 1, "from 2 (a descriptor)"),
     ("writes_outstanding", 2, "from 4"),
     ("add_stages", 7, "1 to 6"),
     ("mul_stages", 0, "1 to 7"),

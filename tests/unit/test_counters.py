@@ -2,6 +2,7 @@
 
 import pytest
 from stream_bench import StreamBench
+
 from tcast.hw.counters import PerformanceCounters
 from tcast.hw.registers import COUNTERS
 

@@ -8,13 +8,13 @@ import re
 import pytest
 from amaranth.lib import wiring
 from stream_bench import SMALL
+
+from tcast import hw
 from tcast.hw.fp import Adder, Multiplier
 from tcast.hw.queue import Queue
 from tcast.hw.reducer import Combiner
 from tcast.hw.registers import ErrorCode
 from tcast.hw.rows import RowAddresser
-
-from tcast import hw
 
 #: How to make those that take something else than a configuration.
 SPECIAL = {

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from engine_bench import EngineBench, Table, job, special_rows
 from stream_bench import SMALL
-from tcast.hw.engine import Engine
-from tcast.hw.registers import ErrorCode, Reader
 
 from tcast import golden
+from tcast.hw.engine import Engine
+from tcast.hw.registers import ErrorCode, Reader
 
 MEMORIES = {
     "fast": {"latency": 1},
     "slow": {"latency": 70},
-    "stalls": {"latency": 10, "stall": 0.4},
     "mixed": {"latency": 30, "stall": 0.2, "reorder": True},
 }
 
@@ -91,28 +90,32 @@ def random_job(bench, rng, **fields):
                    skip=int(rng.integers(0, 4096 // bench.config.derived.beat_bytes)))
     target = Table(bench, special_rows(rng, n_targets, dim), gap=int(rng.integers(0, 3)),
                    skip=int(rng.integers(0, 4096 // bench.config.derived.beat_bytes)))
-    return job(bench, source, target, index=np.concatenate([indices, unused]), offsets=offsets,
-               targets=targets if rng.random() < 0.7 else None,
-               sgd=float(rng.random()) if rng.random() < 0.5 else None,
+    index = np.concatenate([indices, unused])
+    sgd = float(rng.random()) if rng.random() < 0.5 else None
+    return job(bench, source, target, index=index, offsets=offsets,
+               targets=targets if rng.random() < 0.7 else None, sgd=sgd,
+               weights=special_rows(rng, len(index), 1) if rng.random() < 0.5 else None,
+               scales=special_rows(rng, segments, 1) if sgd is None and rng.random() < 0.5
+               else None,
                skip=int(rng.integers(0, 5)), interrupt=int(rng.random() < 0.5), **fields)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_rings(seed):
     """Kinds, sinks, row sizes and overlap change from descriptor to descriptor."""
-    bench = EngineBench(SMALL, seed, **list(MEMORIES.values())[seed % 4])
+    bench = EngineBench(SMALL, seed, **list(MEMORIES.values())[seed % 3])
     bench.check([random_job(bench, bench.rng, relaxed=int(bench.rng.random() < 0.6))
                  for _ in range(4)])
 
 
 @pytest.mark.parametrize("config", [
     replace(SMALL, name="wide", data_width=128),
-    replace(SMALL, name="single", burst_beats_max=1, add_stages=2),
+    replace(SMALL, name="long_rows", dim_max=32, add_stages=2),
     replace(SMALL, name="deep", dim_max=4, add_stages=6, mul_stages=7),
 ], ids=lambda config: config.name)
 def test_configurations(config):
     bench = EngineBench(config, 7, latency=12, stall=0.1)
-    bench.check([random_job(bench, bench.rng) for _ in range(2)])
+    bench.check([random_job(bench, bench.rng)])
 
 
 def small_case(bench, *, n=6, dim=4, n_rows=9, **changes):
@@ -174,9 +177,9 @@ BAD_ARRAYS = {
 }
 
 
-@pytest.mark.parametrize(("name", "at", "value"), [
-    (name, at, value) for name, at, values in BAD_ARRAYS.values() for value in values])
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(("name", "at", "value", "wide"), [
+    (name, at, value, wide) for name, at, values in BAD_ARRAYS.values()
+    for n, value in enumerate(values) for wide in (False, True) if n or not wide])
 def test_bad_element(name, at, value, wide):
     """The record is golden's, and no request goes outside the tables."""
     bench = EngineBench(SMALL, 2)
@@ -221,19 +224,15 @@ def test_bad_descriptor_behind_a_good_one():
 def test_outside_windows(closed):
     """Everything is readable but one page; the record is golden's, and nothing touches the page."""
     bench = EngineBench(SMALL, 4)
-    dim, n = 16, 70  # 70 rows of 64 bytes: more than a page
-    source = Table(bench, special_rows(bench.rng, 80, dim))
-    target = Table(bench, special_rows(bench.rng, 80, dim))
-    arrays = {"index": bench.rng.integers(0, 60, 2000).astype(np.int32),
-              "offsets": np.minimum(np.arange(1201), 140).astype(np.int32),
-              "targets": np.arange(1200, dtype=np.int32)}
-    values = job(bench, source, target, **arrays, skip=3, n_segments=n)
-    if closed == "source":
-        bench.image.put(values["index_base"] + 4 * 77, np.array([66], np.int32))
-    page = {"index": values["index_base"] + 4096, "offset": values["offset_base"],
-            "target": values["target_base"], "source": source.base + 4096,
-            "old": target.base + 4096, "target row": target.base + 4096, "ring": bench.ring}[closed]
-    page = page // 4096 * 4096
+    # Every array and table goes over a page end, behind which there is nothing else.
+    source = Table(bench, special_rows(bench.rng, 9, 4), skip=500)
+    target = Table(bench, np.zeros((9, 4)), skip=500)
+    arrays = {"index": np.array([0, 1, 2, 3, 4, 5, 8, 1], np.int32),
+              "offsets": np.arange(9, dtype=np.int32), "targets": np.arange(8, dtype=np.int32)}
+    values = job(bench, source, target, **arrays, skip=1021)
+    page = {"index": values["index_base"], "offset": values["offset_base"],
+            "target": values["target_base"], "source": source.base, "old": target.base,
+            "target row": target.base, "ring": bench.ring - 4096}[closed] // 4096 * 4096 + 4096
     access = 1 if closed == "target row" else 0
     values |= {"sink": int(closed == "old"), "lr": 0x3F000000}
     windows = [(0, page - 1, 3), (page, page + 4095, access), (page + 4096, (1 << 64) - 1, 3)]
@@ -336,19 +335,19 @@ def test_soft_reset_leaves_every_error_behind():
 def test_soft_reset_at_any_time():
     """Every transfer in flight ends, whole; the next pass finds nothing of the one before."""
     bench = EngineBench(SMALL, 9, latency=15, stall=0.3)
-    source, target, arrays = small_case(bench, n=20, dim=16)
+    source, target, arrays = small_case(bench, n=9, dim=16)
     values = job(bench, source, target, **arrays)
     expected = golden.embedding_bag(source.rows, arrays["index"], arrays["offsets"])
 
     async def script(ctx):
-        for wait in (0, 3, 17, 29, 41, 66, 90, 133, 180, 260):
+        for wait in (0, 17, 29, 41, 66, 133, 200):
             await bench.start(ctx, [values])
             for _ in range(wait):
                 await ctx.tick()
             await bench.soft_reset(ctx)
             assert bench.unanswered == 0 and bench.unread == 0
             assert await bench.read(ctx, "error_code") == 0
-        bench.image.put(target.base, np.zeros((20, 16), np.float32))
+        bench.image.put(target.base, np.zeros((9, 16), np.float32))
         await bench.start(ctx, [values])
         assert await bench.until_idle(ctx) == 0
         assert golden.bits_equal(target.now(), expected)
@@ -416,10 +415,11 @@ def test_counters_count_what_was_done():
 
 def test_counter_read_memory_counts_the_latency():
     short, long = counters_of(latency=10), counters_of(latency=110)
-    # Descriptor, then arrays, then rows: three times the latency; the writes' are `read_drain`.
+    # Descriptor, then arrays, then rows: three times the latency. Six writes, of which four may be
+    # unanswered: twice the latency is `read_drain`.
     assert long["read_memory"] - short["read_memory"] == 300
-    assert long["read_drain"] - short["read_drain"] == 100
-    assert long["cycles"] - short["cycles"] == 400
+    assert long["read_drain"] - short["read_drain"] == 200
+    assert long["cycles"] - short["cycles"] == 500
 
 
 def test_counter_read_address_counts_what_nobody_accepts():
@@ -439,7 +439,7 @@ def test_counter_read_credit_counts_a_blocked_writer():
     async def script(ctx):
         bench.hold_writes = True
         await bench.start(ctx, [values])
-        for _ in range(1000):
+        for _ in range(600):
             await ctx.tick()
         before = await bench.read_counters(ctx)
         for _ in range(100):
@@ -462,7 +462,8 @@ def test_counters_clear():
     async def script(ctx):
         await bench.start(ctx, [values])
         await bench.until_idle(ctx)
-        assert all((await bench.read_counters(ctx))[name] for name in ("cycles", "rows", "r_beats"))
+        counters = await bench.read_counters(ctx)
+        assert counters["cycles"] and counters["rows"] and counters["r_beats"]
         await bench.write(ctx, "control", 4 | 1)
         assert not any((await bench.read_counters(ctx)).values())
     bench.run(script)

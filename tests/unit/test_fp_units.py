@@ -17,6 +17,7 @@ from fp_vectors import (
     corner_pairs,
     random_pairs,
 )
+
 from tcast.hw.fp import Adder, Multiplier
 
 # A component whose constructor refuses its arguments is never elaborated.

@@ -2,6 +2,7 @@
 
 import pytest
 from stream_bench import STALLS, StreamBench
+
 from tcast.hw.queue import Queue
 
 

@@ -4,6 +4,7 @@ from collections import deque
 
 import pytest
 from stream_bench import SMALL, STALLS, StreamBench
+
 from tcast.hw.config import EngineConfig
 from tcast.hw.read_port import ReadPort
 from tcast.hw.registers import N_WINDOWS, ErrorCode, Reader

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from engine_bench import special_rows
 from stream_bench import SMALL, STALLS, StreamBench
+from test_segments import EDGES, walk
+
 from tcast.golden import bits_equal, gather_reduce
 from tcast.hw.config import EngineConfig
 from tcast.hw.reducer import Reducer
-from test_segments import EDGES, walk
 
 
 def config(**changes):
@@ -32,23 +33,32 @@ def from_beats(beats, lanes):
 
 
 class Reduce:
-    """A Reducer at work on jobs (row_beats, segment lengths)."""
+    """A Reducer at work on jobs (row_beats, segment lengths).
 
-    def __init__(self, config, jobs, stall=(1, 1), seed=0):
+    ``weighted`` says of which jobs the rows have weights, in turn.
+    """
+
+    def __init__(self, config, jobs, stall=(1, 1), seed=0, weighted=(False,)):
         self.lanes = lanes = config.derived.lanes
         rng = np.random.default_rng(seed)
         self.bench = bench = StreamBench(Reducer(config), seed=seed)
         beats, tokens, self.expected = [], [], []
         self.rows = [special_rows(rng, sum(lengths), lanes * row_beats)
                      for row_beats, lengths in jobs]
-        end = {"leaf": 0, "first": 0, "final": 0, "last": 0, "top_leaf": 0, "empty": 0, "end": 1}
-        for (_, lengths), rows in zip(jobs, self.rows, strict=True):
+        end = {"leaf": 0, "first": 0, "final": 0, "last": 0, "top_leaf": 0, "empty": 0, "end": 1,
+               "weight": 0}
+        weighted = [weighted[n % len(weighted)] for n in range(len(jobs))]
+        for (_, lengths), rows, has_weights in zip(jobs, self.rows, weighted, strict=True):
             beats += to_beats(rows, lanes)
+            weights = special_rows(rng, len(rows), 1)[:, 0] if has_weights else None
+            words = weights.view(np.uint32).tolist() if has_weights else None
             tokens += [end if token == "end" else token
-                       for token in walk([(0, lengths, range(len(rows)))])[1]]
+                       for token in walk([(lengths, range(len(rows)), words)])[1]]
             offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            self.expected.append(gather_reduce(rows, np.arange(len(rows)), offsets))
-        bench.source(bench.dut.job, [row_beats for row_beats, _ in jobs])
+            self.expected.append(gather_reduce(rows, np.arange(len(rows)), offsets, weights))
+        bench.source(bench.dut.job, [
+            {"row_beats": row_beats, "weighted": int(has_weights)}
+            for (row_beats, _), has_weights in zip(jobs, weighted, strict=True)])
         bench.source(bench.dut.tokens, tokens, stall[0])
         bench.source(bench.dut.rows, beats, stall[0])
         n = sum(len(lengths) * row_beats for row_beats, lengths in jobs)
@@ -86,7 +96,14 @@ def test_reducer_sums_jobs_of_different_rows_under_stalls(seed, stall):
     rng = np.random.default_rng(seed)
     jobs = [(int(rng.integers(1, 5)), rng.choice(EDGES[:-1], int(rng.integers(0, 5))).tolist())
             for _ in range(4)]
-    Reduce(ODD, jobs, stall, seed).check()
+    Reduce(ODD, jobs, stall, seed, weighted=(False, True)).check()
+
+
+@pytest.mark.parametrize("mul_stages", [1, 4, 7])
+def test_reducer_weights_rows(mul_stages):
+    """Rows with weights and without, in jobs one behind the other; empty segments stay +0."""
+    Reduce(config(name="weighted", mul_stages=mul_stages, add_stages=2),
+           [(1, [0, 1, 9, 2]), (2, [3, 0, 1]), (1, [17])], weighted=(True, False, True)).check()
 
 
 @pytest.mark.parametrize("config", [SMALL, DEEP], ids=lambda config: config.name)
@@ -116,7 +133,7 @@ def test_reducer_latency(config):
     run.check()
     # Two more cycles in the output queue.
     assert run.o.cycles[0] - run.taken.index(1) == run.bench.dut.latency + 2 \
-        == 4 * (config.add_stages + 1) + 3
+        == config.mul_stages + 4 * (config.add_stages + 1) + 3
 
 
 def test_reducer_blocks_rather_than_lose_sums():
@@ -130,13 +147,14 @@ def test_reducer_drops_its_rows_in_a_reset():
     """Reset inside a segment of nine: the next segment's sum holds none of its rows."""
     bench = StreamBench(Reducer(SMALL))
     one = to_beats(np.ones((1, 2)), 2)[0]
-    token = {"leaf": 0, "first": 1, "final": 0, "last": 0, "top_leaf": 1, "empty": 0, "end": 0}
+    token = {"leaf": 0, "first": 1, "final": 0, "last": 0, "top_leaf": 1, "empty": 0, "end": 0,
+             "weight": 0}
     stuck = [{**token, "final": 1}, {**token, "leaf": 2, "top_leaf": 3, "final": 1}]
     fresh = [{**token, "final": 1}, {**token, "leaf": 1, "final": 1, "last": 1}]
 
     async def drive(ctx):
         dut = bench.dut
-        ctx.set(dut.job.payload, 1)
+        ctx.set(dut.job.payload, {"row_beats": 1, "weighted": 0})
         ctx.set(dut.job.valid, 1)
         ctx.set(dut.rows.payload, one)
         for tokens, wait in ((stuck, 40), (fresh, 40)):

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
+
 from tcast.hw.axi import RESP_OKAY, RESP_SLVERR
 from tcast.hw.config import EngineConfig
 from tcast.hw.fields import Access

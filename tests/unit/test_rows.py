@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from stream_bench import SMALL, STALLS, StreamBench
+
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import ErrorCode
 from tcast.hw.rows import BurstSplitter, RowAddresser, RowNumberer
@@ -154,7 +155,7 @@ def split(config, rows):
     return bursts
 
 
-CONFIGS = [SMALL, WIDE, EngineConfig(name="single", data_width=64, dim_max=64, burst_beats_max=1)]
+CONFIGS = [SMALL, WIDE, EngineConfig(name="single", data_width=1024, burst_beats_max=1)]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)

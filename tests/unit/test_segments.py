@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from stream_bench import STALLS, StreamBench
+
 from tcast.hw.registers import ErrorCode
 from tcast.hw.segments import SegmentLengths, SegmentWalker
 
@@ -89,20 +90,21 @@ def test_largest_offsets_pass():
 
 
 def walk(jobs):
-    """Return the row requests and tokens of jobs (n_lookups, lengths, indices)."""
+    """Return the row requests and tokens of jobs (lengths, indices, weights or None)."""
     rows, tokens = [], []
-    for _, lengths, indices in jobs:
+    for lengths, indices, weights in jobs:
         position = 0
         for length in lengths:
             top = max(0, min(length, 8) - 1)
             for i in range(length):
                 rows.append({"number": indices[position], "position": position, "end": 0})
                 tokens.append({"leaf": i % 8, "first": int(i < 8), "final": int(length - i <= 8),
-                               "last": int(i == length - 1), "top_leaf": top, "empty": 0, "end": 0})
+                               "last": int(i == length - 1), "top_leaf": top, "empty": 0, "end": 0,
+                               "weight": weights[position] if weights else 0})
                 position += 1
             if not length:
                 tokens.append({"leaf": 0, "first": 1, "final": 1, "last": 1, "top_leaf": 0,
-                               "empty": 1, "end": 0})
+                               "empty": 1, "end": 0, "weight": 0})
         rows.append("end")
         tokens.append("end")
     return rows, tokens
@@ -113,18 +115,27 @@ def ends(items):
 
 
 class Walk:
-    """A SegmentWalker at work on jobs (unused indices, lengths)."""
+    """A SegmentWalker at work on jobs (unused indices, lengths, has weights)."""
 
     def __init__(self, jobs, stall=(1, 1), seed=0):
         self.bench = bench = StreamBench(SegmentWalker(), seed=seed)
-        jobs = [(sum(lengths) + unused, lengths,
-                 [bench.random.randrange(1 << 64) for _ in range(sum(lengths) + unused)])
-                for unused, lengths in jobs]
-        bench.source(bench.dut.job, [n for n, _, _ in jobs])
+
+        def numbers(n, width):
+            return [bench.random.randrange(1 << width) for _ in range(n)]
+        jobs = [(lengths, numbers(sum(lengths) + unused, 64),
+                 numbers(sum(lengths) + unused, 32) if weighted else None)
+                for unused, lengths, weighted in jobs]
+        bench.source(bench.dut.job, [
+            {"n_lookups": len(indices), "weighted": int(weights is not None)}
+            for _, indices, weights in jobs])
         bench.source(bench.dut.segments, [
-            {"length": length, "end": end} for _, lengths, _ in jobs
+            {"length": length, "end": end} for lengths, _, _ in jobs
             for length, end in [*((length, 0) for length in lengths), (0, 1)]], stall[0])
-        bench.source(bench.dut.indices, [i for _, _, indices in jobs for i in indices], stall[0])
+        bench.source(bench.dut.indices, [i for _, indices, _ in jobs for i in indices], stall[0])
+        bench.source(bench.dut.weights, [w for *_, weights in jobs for w in weights or ()],
+                     stall[0])
+        self.weighted = [weights is not None for lengths, _, weights in jobs
+                         for _ in range(sum(max(1, length) for length in lengths) + 1)]
         self.expected = walk(jobs)
         # A lookup leaves on both in the same cycle, so the valid of each waits for the other.
         self.rows = bench.sink(bench.dut.rows, len(self.expected[0]), stall[1], steady=False)
@@ -133,7 +144,10 @@ class Walk:
 
     def check(self):
         self.bench.run()
-        assert (ends(self.rows.items), ends(self.tokens.items)) == self.expected
+        # The weight of a token that has none means nothing.
+        tokens = [token if weighted and not token["empty"] else token | {"weight": 0}
+                  for token, weighted in zip(self.tokens.items, self.weighted, strict=True)]
+        assert (ends(self.rows.items), ends(tokens)) == self.expected
         assert sum(self.issued) == sum(row != "end" for row in self.expected[0])
 
 
@@ -141,15 +155,16 @@ class Walk:
 @pytest.mark.parametrize("seed", range(3))
 def test_walker_walks(seed, stall):
     rng = np.random.default_rng(seed)
-    Walk([(int(rng.choice([0, 0, 1, 9])), rng.choice(EDGES, int(rng.choice([0, 1, 2, 9]))).tolist())
-          for _ in range(8)], stall, seed).check()
+    Walk([(int(rng.choice([0, 0, 1, 9])), rng.choice(EDGES, int(rng.choice([0, 1, 2, 9]))).tolist(),
+           bool(rng.integers(2))) for _ in range(8)], stall, seed).check()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("lengths", [[length] * 12 for length in EDGES if length]
                          + [EDGES, [1, 0, 1, 0, 0, 2], [0] * 20], ids=str)
-def test_walker_takes_one_cycle_per_lookup_and_per_empty_segment(lengths):
+def test_walker_takes_one_cycle_per_lookup_and_per_empty_segment(lengths, weighted):
     """No gap between segments of any length."""
-    run = Walk([(0, lengths)])
+    run = Walk([(0, lengths, weighted)])
     run.check()
     tokens = sum(max(1, length) for length in lengths) + 1
     assert run.tokens.cycles == list(range(run.tokens.cycles[0], run.tokens.cycles[0] + tokens))
@@ -157,7 +172,7 @@ def test_walker_takes_one_cycle_per_lookup_and_per_empty_segment(lengths):
 
 def test_walker_says_what_it_waits_for():
     bench = StreamBench(SegmentWalker())
-    bench.source(bench.dut.job, [2], repeat=True)
+    bench.source(bench.dut.job, [{"n_lookups": 2, "weighted": 0}], repeat=True)
 
     async def feed(ctx):
         for _ in range(10):
@@ -183,7 +198,7 @@ def test_walker_forgets_its_segment_in_a_reset():
     bench = StreamBench(SegmentWalker())
     bench.source(bench.dut.segments, [{"length": 100, "end": 0}], repeat=True)
     bench.source(bench.dut.indices, [7], repeat=True)
-    bench.source(bench.dut.job, [1000], repeat=True)
+    bench.source(bench.dut.job, [{"n_lookups": 1000, "weighted": 0}], repeat=True)
     bench.sink(bench.dut.rows)
     tokens = bench.sink(bench.dut.tokens)
     bench.reset_once(20)

@@ -2,6 +2,7 @@
 
 import pytest
 from stream_bench import SMALL, StreamBench
+
 from tcast.hw import descriptor
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import ErrorCode, Reader
@@ -13,6 +14,7 @@ GOOD = {
     "n_lookups": 100, "n_segments": 7, "src_base": 0x123_0000_0080, "src_stride": 512,
     "src_rows": 1000, "dst_base": 0x456_0000_0000, "dst_stride": 256, "dst_rows": 50,
     "index_base": 0x1008, "offset_base": 0x2004, "target_base": 0x3004, "lr": 0x3DCCCCCD,
+    "weight_base": 0x5004, "scale_base": 0x6008,
 }
 NARROW = GOOD | {"dim": 8, "src_stride": 64, "dst_stride": 32}
 
@@ -115,15 +117,28 @@ def test_sequencer_hands_out_the_parts(config):
         "index_job": [{"kind": 2, "base": 0x1008, "count": 100}],
         "offset_job": [{"kind": 1, "base": 0x2004, "count": 8}],
         "target_job": [{"kind": 1, "base": 0x3004, "count": 7}],
+        "weight_job": [], "scale_job": [],
         "segment_job": [{"unit": 0, "n_lookups": 100, "n_segments": 7, "slot": 0}],
-        "walk_job": [100], "count_job": [7], "reduce_job": [beats],
+        "walk_job": [{"n_lookups": 100, "weighted": 0}], "count_job": [7],
+        "reduce_job": [{"row_beats": beats, "weighted": 0}],
         "source_job": [row | {"base": job["src_base"], "stride_beats": job["src_stride"] // beat,
                               "n_rows": 1000, "increasing": 0, "read": 0}],
         "sink_job": [row | {"base": job["dst_base"], "stride_beats": job["dst_stride"] // beat,
                             "n_rows": 50, "increasing": 1, "read": 1}],
-        "update_job": [{"update": 1, "lr": 0x3DCCCCCD, "n_segments": 7, "row_beats": beats}],
+        "update_job": [{"update": 1, "scaled": 0, "lr": 0x3DCCCCCD, "n_segments": 7,
+                        "row_beats": beats}],
     }
     assert not ring.records
+
+
+def test_sequencer_reads_weights_and_scales_where_they_are_wanted():
+    ring = Ring([NARROW | {"weighted": 1, "relaxed": 1},
+                 NARROW | {"scaled": 1, "sink": 0, "relaxed": 1}]).run(120)
+    assert ring.jobs["weight_job"].items == [{"kind": 1, "base": 0x5004, "count": 100}]
+    assert ring.jobs["scale_job"].items == [{"kind": 1, "base": 0x6008, "count": 7}]
+    for name, flag in (("walk_job", "weighted"), ("reduce_job", "weighted")):
+        assert [item[flag] for item in ring.jobs[name].items] == [1, 0]
+    assert [item["scaled"] for item in ring.jobs["update_job"].items] == [0, 1]
 
 
 def test_sequencer_reads_no_offsets_for_unit_segments():
@@ -146,7 +161,8 @@ def test_sequencer_counts_one_offset_more_than_the_largest_number_of_segments():
 BAD = [
     ({"index_kind": 3}, "index_kind", 2), ({"segment_kind": 3}, "segment_kind", 2),
     ({"target_kind": 3}, "target_kind", 2), ({"sink": 2}, "sink", 1), ({"sink": 3}, "sink", 1),
-    ({"weighted": 1}, "weighted", 0), ({"scaled": 1}, "scaled", 0),
+    ({"scaled": 1}, "scaled", 0), ({"weighted": 1, "weight_base": 2}, "weight_base", 0),
+    ({"scaled": 1, "sink": 0, "scale_base": 1}, "scale_base", 0),
     ({"dim": 0}, "dim", 16), ({"dim": 18}, "dim", 16), ({"dim": 7}, "dim", 16),
     ({"dim": 65535}, "dim", 16),
     ({"segment_kind": 0}, "n_segments", 100),
@@ -157,7 +173,7 @@ BAD = [
     ({"dst_stride": 8 << 16}, "dst_stride", 32),
     ({"index_base": 0x1004}, "index_base", 0), ({"offset_base": 2}, "offset_base", 0),
     ({"target_base": 1}, "target_base", 0),
-    ({"weighted": 1, "dim": 0, "dst_base": 4}, "weighted", 0),  # the first is reported
+    ({"scaled": 1, "dim": 0, "dst_base": 4}, "scaled", 0),  # the first is reported
 ]
 
 
@@ -173,6 +189,7 @@ def test_sequencer_refuses(change, name, limit):
 @pytest.mark.parametrize("change", [
     {"dim": 2}, {"dim": 16, "src_stride": 64, "dst_stride": 64}, {"src_stride": 8 * 0xFFFF},
     {"index_kind": 0, "index_base": 3}, {"target_kind": 0, "target_base": 1},
+    {"weight_base": 1, "scale_base": 2},
     {"n_lookups": 0, "n_segments": 0, "segment_kind": 0, "offset_base": 1},
     {"src_rows": 0, "dst_rows": 0}, {"lr": (1 << 32) - 1}, {"dst_base": (1 << 64) - 8},
 ], ids=str)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from engine_bench import special_rows
 from stream_bench import SMALL, STALLS, StreamBench
+from test_reducer import from_beats, to_beats
+
 from tcast.golden import SGD, bits_equal, scatter_update
+from tcast.golden.numerics import mul
 from tcast.hw.config import EngineConfig
 from tcast.hw.updater import Updater
-from test_reducer import from_beats, to_beats
 
 CONFIGS = [
     SMALL,
@@ -17,27 +19,33 @@ CONFIGS = [
 
 
 class Update:
-    """An Updater at work on jobs (learning rate or None, row_beats, n_segments)."""
+    """An Updater at work on jobs (learning rate, None or "scaled", row_beats, n_segments)."""
 
     def __init__(self, config, jobs, stall=(1, 1), seed=0):
         lanes = self.lanes = config.derived.lanes
         rng = np.random.default_rng(seed)
         self.bench = bench = StreamBench(Updater(config), seed=seed)
-        sums, old, self.expected = [], [], []
+        sums, old, scales, self.expected = [], [], [], []
         for lr, row_beats, n in jobs:
             gradient = special_rows(rng, n, lanes * row_beats)
             sums += to_beats(gradient, lanes)
             result = gradient
-            if lr is not None:
+            if lr == "scaled":
+                scale = special_rows(rng, n, 1)
+                scales += scale.view(np.uint32)[:, 0].tolist()
+                result = mul(gradient, scale)
+            elif lr is not None:
                 weight = special_rows(rng, n, lanes * row_beats)
                 old += to_beats(weight, lanes)
                 result = weight.copy()
                 scatter_update(result, np.arange(n), gradient, SGD(lr))
             self.expected.append((lr, result.reshape(-1, lanes)))
         bench.source(bench.dut.job, [
-            {"update": int(lr is not None), "n_segments": n, "row_beats": row_beats,
-             "lr": 0 if lr is None else int(np.float32(lr).view(np.uint32))}
+            {"update": int(isinstance(lr, (int, float))), "scaled": int(lr == "scaled"),
+             "n_segments": n, "row_beats": row_beats,
+             "lr": int(np.float32(lr).view(np.uint32)) if isinstance(lr, (int, float)) else 0}
             for lr, row_beats, n in jobs])
+        bench.source(bench.dut.scales, scales, stall[0])
         bench.source(bench.dut.sums, sums, stall[0])
         bench.source(bench.dut.old, old, stall[0])
         self.o = bench.sink(bench.dut.o, len(sums), stall[1])
@@ -57,7 +65,8 @@ class Update:
         assert sum(self.pushed) == len(got) == at
 
 
-JOBS = [(0.1, 3, 5), (None, 3, 4), (0.5, 1, 6), (None, 8, 0), (0.0, 8, 2), (None, 1, 1), (2, 2, 1)]
+JOBS = [(0.1, 3, 5), (None, 3, 4), ("scaled", 2, 5), (0.5, 1, 6), ("scaled", 1, 4), (None, 8, 0),
+        (0.0, 8, 2), (None, 1, 1), (2, 2, 1), ("scaled", 3, 1)]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
@@ -70,10 +79,10 @@ def test_updater_updates_or_copies(config, stall):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 def test_updater_takes_one_beat_per_cycle_without_gap_between_jobs(config):
-    run = Update(config, [(0.1, 2, 10), (None, 1, 10), (0.3, 1, 1), (0.3, 1, 1)])
+    run = Update(config, [(0.1, 2, 10), (None, 1, 10), ("scaled", 1, 9), (0.3, 1, 1), (0.3, 1, 1)])
     run.check()
     first = run.taken.index(1)
-    assert run.taken[first:first + 32] == [1] * 32
+    assert run.taken[first:first + 41] == [1] * 41
     assert run.o.cycles[0] - first == config.mul_stages + config.add_stages + 3
 
 
@@ -81,7 +90,7 @@ def test_updater_holds_no_more_than_its_buffer():
     """Nobody writes: it takes write_buffer_beats and stops."""
     bench = StreamBench(Updater(SMALL))
     bench.source(bench.dut.job, [
-        {"update": 0, "n_segments": 1000, "row_beats": 1, "lr": 0}], repeat=True)
+        {"update": 0, "n_segments": 1000, "row_beats": 1, "lr": 0, "scaled": 0}], repeat=True)
     bench.source(bench.dut.sums, [5], repeat=True)
     taken = bench.watch(bench.dut.sums.valid & bench.dut.sums.ready)
     bench.idle(200)
@@ -92,7 +101,7 @@ def test_updater_holds_no_more_than_its_buffer():
 def test_updater_drops_what_is_inside_in_a_reset():
     bench = StreamBench(Updater(SMALL))
     bench.source(bench.dut.job, [
-        {"update": 0, "n_segments": 20, "row_beats": 1, "lr": 0}], repeat=True)
+        {"update": 0, "n_segments": 20, "row_beats": 1, "lr": 0, "scaled": 0}], repeat=True)
     bench.source(bench.dut.sums, range(20))
     bench.reset_once(40)
     valid = bench.watch(bench.dut.o.valid)

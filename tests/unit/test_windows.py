@@ -5,6 +5,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
+
 from tcast.hw.registers import N_WINDOWS
 from tcast.hw.windows import allowed, windows_layout
 

@@ -8,10 +8,11 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, connect, flipped
 from stream_bench import SMALL, StreamBench
+from test_read_port import CLOSED, PAGE
+
 from tcast.hw.queue import Queue
 from tcast.hw.registers import N_WINDOWS, ErrorCode
 from tcast.hw.write_port import WritePort
-from test_read_port import CLOSED, PAGE
 
 EVERYWHERE = [{"base": 0, "limit": (1 << 52) - 1, "read": 0, "write": 1}]
 END = {"address": 0, "beats": 0, "position": 0, "end": 1}

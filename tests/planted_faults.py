@@ -1,0 +1,168 @@
+"""Plants one fault at a time in a copy of hw/ and asks the unit tests to find it.
+
+``python tests/planted_faults.py [NAME ...]`` prints a table and exits with 1 if one was not found.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("gen", "golden", "host", "sim")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A change to one file of hw/, and the tests that must fail with it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    def run(self):
+        """Return the test that failed first, or None if none did."""
+        text = (ROOT / "hw" / self.file).read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.name}: the text to change must be there once in "
+                             f"hw/{self.file}, not {text.count(self.old)} times")
+        with TemporaryDirectory() as folder:
+            package = Path(folder) / "tcast"
+            shutil.copytree(ROOT / "tcast", package)
+            shutil.copytree(ROOT / "hw", package / "hw")
+            for name in FOLDERS:
+                (package / name).symlink_to(ROOT / name)
+            (package / "hw" / self.file).write_text(text.replace(self.old, self.new))
+            file, _, test = self.tests.partition("::")
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
+                       str(ROOT / "tests/unit" / file), *(["-k", test] if test else [])]
+            # The copy stands in front of the installed package.
+            environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+            done = subprocess.run(command, env=environment, cwd=folder, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode == 0:
+            return None
+        failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+        if done.returncode != 1 or not failed:
+            raise RuntimeError(f"{self.name}: the tests did not run:\n{done.stdout}")
+        return failed[0].removeprefix("FAILED ").partition("::")[2].partition(" - ")[0]
+
+
+FAULTS = [Fault(*fault) for fault in (
+    ("queue: a payload short", "queue.py",
+     "SyncFIFOBuffered(width=width, depth=self.depth)",
+     "SyncFIFOBuffered(width=width, depth=self.depth - 1)", "test_queue.py::holds_depth"),
+    ("adder: rounds ties up", "fp/adder.py",
+     "guard & (sticky | fraction[0])", "guard", "test_reducer.py::latency or edge_length"),
+    ("multiplier: rounds down", "fp/multiplier.py",
+     "increment = Cat(guard & (sticky | fraction[0]), Const(0, 22), hidden)",
+     "increment = Cat(Const(0, 23), hidden)", "test_updater.py::updates_or_copies"),
+    ("burst reader: claims a beat too many", "burst_reader.py",
+     "credit >= self.i.payload.beats", "credit + 1 >= self.i.payload.beats",
+     "test_burst_reader.py"),
+    ("array reader: forgets the last beat", "array_reader.py",
+     "+ (1 << per_beat_log2) - 1)", "+ 0)", "test_array_reader.py::every_skip"),
+    ("array reader: wrong element in the record", "array_reader.py",
+     " - ahead),", "),", "test_array_reader.py::every_skip"),
+    ("array reader: no sign", "array_reader.py",
+     "beat[:32].as_signed()", "beat[:32]", "test_array_reader.py::every_skip"),
+    ("segment lengths: a negative offset passes", "segments.py",
+     "order_bad = started & (offset[63] | ", "order_bad = started & (", "test_segments.py::bad"),
+    ("segment walker: `final` one row late", "segments.py",
+     "final.eq(remaining <= 9)", "final.eq(remaining <= 8)", "test_segments.py::walks"),
+    ("segment walker: a gap between segments", "segments.py",
+     "(~active | (done & ~ending))", "~active", "test_segments.py::one_cycle"),
+    ("row addresser: one row too many", "rows.py",
+     ">= job.n_rows", "> job.n_rows", "test_rows.py::bad_number"),
+    ("row addresser: a repeated target passes", "rows.py",
+     "<= previous)", "< previous)", "test_rows.py::bad_number"),
+    ("burst splitter: keeps the old boundary", "rows.py",
+     "remaining.eq(remaining - to_boundary)", "remaining.eq(remaining - 1)",
+     "test_rows.py::splitter_splits"),
+    ("reducer: takes row 8 as it is", "reducer.py",
+     "flags.first.eq(tok.first)", "flags.first.eq(tok.first | (tok.leaf == 0))",
+     "test_reducer.py::edge_length"),
+    ("reducer: pairs with an absent sibling", "reducer.py",
+     "sibling > (self.beat.top_leaf >> level)", "sibling > (self.beat.top_leaf >> level) + 1",
+     "test_reducer.py::edge_length"),
+    ("reducer: reserves no room for sums", "reducer.py",
+     "has_room = ~tok.last | (credit != 0)", "has_room = ~tok.last | (credit == credit)",
+     "test_reducer.py::blocks"),
+    ("reducer: one weight late", "reducer.py",
+     "weight.eq(tok.weight),", "weight.eq(Mux(col == 0, weight, tok.weight)),",
+     "test_reducer.py::weights"),
+    ("updater: the old row of the next beat", "updater.py",
+     "kept = delay(m, Mux(job.update, self.old.payload, self.sums.payload),\n"
+     "                     1 + config.mul_stages, \"kept\")",
+     "kept = delay(m, Mux(job.update, self.old.payload, self.sums.payload),\n"
+     "                     config.mul_stages, \"kept\")", "test_updater.py::updates_or_copies"),
+    ("updater: old rows in a copy", "updater.py",
+     "keep = delay(m, ~job.update,", "keep = delay(m, job.update,",
+     "test_updater.py::updates_or_copies"),
+    ("read port: AR changes while it waits", "read_port.py",
+     "~failed & (~bus.arvalid | bus.arready)", "~failed", "test_read_port.py::all_readers"),
+    ("read port: idle before the last beat", "read_port.py",
+     "outstanding + issued - finished", "outstanding + issued - bus.rvalid",
+     "test_read_port.py::halts"),
+    ("read port: issues behind a refused burst", "read_port.py",
+     "with m.If(missed):\n            m.d.sync += failed.eq(1)",
+     "with m.If(missed):\n            m.d.sync += pending.eq(0)", "test_read_port.py::refuses"),
+    ("windows: the limit is outside", "windows.py",
+     "(page <= windows[n].limit)", "(page < windows[n].limit)", "test_windows.py"),
+    ("write port: announces before its data is here", "write_port.py",
+     "has_data = unclaimed >= chosen.beats", "has_data = unclaimed != 0",
+     "test_write_port.py::whole_burst"),
+    ("write port: WLAST a beat early", "write_port.py",
+     "last = remaining == 1", "last = remaining <= 2", "test_write_port.py::writes_every_beat"),
+    ("write port: done before the last answer", "write_port.py",
+     "[:count_width][-1] == 0", "[:count_width] + 1 != 0",
+     "test_write_port.py::writes_every_beat"),
+    ("write port: too many bursts unanswered", "write_port.py",
+     "has_slot = (announced - answered)[:count_width] != config.writes_outstanding",
+     "has_slot = (announced - answered)[:count_width] != 2 * config.writes_outstanding",
+     "test_write_port.py::unanswered"),
+    ("sequencer: starts while others work", "sequencer.py",
+     "alone = in_flight == 0", "alone = in_flight != DESCRIPTORS_IN_FLIGHT",
+     "test_sequencer.py::waits_for_all"),
+    ("sequencer: completes when the writes have", "sequencer.py",
+     "done.eq(Cat(ahead).all() & ~self.halt)", "done.eq(ahead[0] & ~self.halt)",
+     "test_sequencer.py::either_order"),
+    ("sequencer: a row longer than dim_max", "sequencer.py",
+     "fields[\"dim\"] > self.config.dim_max", "fields[\"dim\"] > 2 * self.config.dim_max",
+     "test_sequencer.py::refuses"),
+    ("sequencer: forgets the wrap of the ring", "sequencer.py",
+     "slot.eq((slot + 1) & slot_mask)", "slot.eq(slot + 1)", "test_sequencer.py::wraps"),
+    ("counters: the last write is not steady", "counters.py",
+     "moved.eq(seen[\"r_beats\"] | seen[\"w_beats\"])", "moved.eq(seen[\"r_beats\"])",
+     "test_counters.py::steady"),
+    ("engine: a reset does not wait", "engine.py",
+     "core_reset.eq(resetting & core.idle)", "core_reset.eq(resetting)",
+     "test_engine.py::waits_for_the_memory"),
+    ("core: the slot of no descriptor", "core.py",
+     "record.slot.eq(sequencer.head)", "record.slot.eq(sequencer.head + 1)",
+     "test_engine.py::bad_write_response"),
+)]
+
+
+def main(names):
+    """Run the named faults, or all; return the exit status."""
+    unknown = set(names) - {fault.name for fault in FAULTS}
+    if unknown:
+        raise ValueError(f"names must be of FAULTS, not {', '.join(sorted(unknown))!r}")
+    chosen = [fault for fault in FAULTS if not names or fault.name in names]
+    missed = 0
+    for fault in chosen:
+        found = fault.run()
+        missed += found is None
+        print(f"| {fault.name} | hw/{fault.file} | {found or 'NOT FOUND'} |", flush=True)
+    print(f"{len(chosen) - missed} of {len(chosen)} faults found")
+    return 1 if missed or not chosen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
