@@ -15,14 +15,14 @@ from functools import cache
 import numpy as np
 from bandwidth_report import report
 from results import ROOT, write
-from tcast.golden import SGD, trace
-from tcast.host.driver import EngineDevice, Pass
-from tcast.hw.config import EngineConfig
-from tcast.sim.simulation import Simulation
 
 from tcast import golden
 from tcast.commands.console import progress
 from tcast.equality import same_bits
+from tcast.golden import SGD, trace
+from tcast.host.driver import EngineDevice, Pass
+from tcast.hw.config import EngineConfig
+from tcast.sim.simulation import Simulation
 
 PRESETS = ("ddr512", "ecp5-128")
 ROW_BYTES = (64, 128, 256, 512)

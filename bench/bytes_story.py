@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import numpy as np
 from results import table, write
-from tcast.golden import SGD
-from tcast.host.driver import EngineDevice
-from tcast.hw.config import EngineConfig
-from tcast.sim.simulation import Simulation
 
 from tcast import golden
 from tcast.commands.console import progress
 from tcast.equality import same_bits
+from tcast.golden import SGD
+from tcast.host.driver import EngineDevice
+from tcast.hw.config import EngineConfig
+from tcast.sim.simulation import Simulation
 from tcast.workloads import WORKLOADS, draw
 
 PRESET, LATENCY, SEED = "ddr512", 64, 0

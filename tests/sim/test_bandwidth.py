@@ -5,12 +5,12 @@ A change that costs a cycle, or wins one, changes these figures: then repeat the
 
 import numpy as np
 import pytest
+
+from tcast import golden
 from tcast.host.driver import EngineDevice, Pass
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import COUNTERS
 from tcast.sim.simulation import Simulation
-
-from tcast import golden
 
 LATENCY, ROW_BYTES, LOOKUPS, BAG, ROWS = 128, 64, 4096, 20, 1000
 CONFIG = EngineConfig.preset("tiny64")
