@@ -135,6 +135,8 @@ class EngineBench:
         self.cycle = 0
         self.r_beats = self.w_beats = self.w_stalls = self.b_count = 0
         self.first_row_cycle = self.last_beat_cycle = None
+        self.descriptor_cycle = None       # of the last beat of the first descriptor
+        self.steady_r_beats = self.steady_w_beats = 0
         self.unanswered = self.unread = 0  # bursts
         self.unanswered_max = 0
         self.hold_writes = False           # withhold every B
@@ -328,6 +330,12 @@ class EngineBench:
         assert counters["w_stall"] == self.w_stalls
         if self.first_row_cycle is not None and self.w_beats:
             assert counters["steady_cycles"] == self.last_beat_cycle - self.first_row_cycle + 1
+            assert counters["steady_r_beats"] == self.steady_r_beats
+            assert counters["steady_w_beats"] == self.steady_w_beats
+        if expected[0] == 0:
+            # A descriptor starts four cycles behind its last beat.
+            start = self.descriptor_cycle + 4
+            assert counters["work_cycles"] == max(0, self.last_beat_cycle - start + 1)
         return counters
 
     def check_windows(self, windows):
@@ -365,7 +373,7 @@ class EngineBench:
         for signal in (bus.rvalid, bus.bvalid, bus.arready, bus.awready, bus.wready):
             ctx.set(signal, 0)
         rvalid = bvalid = False
-        r_row = r_last = False
+        r_id = r_last = None
         while self.harness.bench is self:
             _, _, reset, *values = await ctx.tick().sample(self.harness.reset, *sampled)
             if reset:
@@ -410,8 +418,13 @@ class EngineBench:
                 self.r_beats += 1
                 self.unread -= r_last
                 self.last_beat_cycle = self.cycle
-                if r_row and self.first_row_cycle is None:
+                if r_id == Reader.ROW and self.first_row_cycle is None:
                     self.first_row_cycle = self.cycle
+                if r_id == Reader.DESCRIPTOR and r_last and self.descriptor_cycle is None:
+                    self.descriptor_cycle = self.cycle
+                self.steady_r_beats += (self.first_row_cycle is not None
+                                        and r_id != Reader.DESCRIPTOR)
+            self.steady_w_beats += bool(w[0] and wready and self.first_row_cycle is not None)
             if bvalid:
                 self.b_count += 1
                 self.unanswered -= 1
@@ -448,7 +461,7 @@ class EngineBench:
                 at = addresses.popleft()
                 response = self.image.response(at, "r")
                 data = self.image.read(at, beat_bytes) if not response else b"\xee" * beat_bytes
-                rvalid, r_row, r_last = True, reader == Reader.ROW, not addresses
+                rvalid, r_id, r_last = True, reader, not addresses
                 current = None if r_last else reader
                 if r_last:
                     reads[reader].popleft()
