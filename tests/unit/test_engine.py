@@ -12,7 +12,6 @@ from tcast.hw.engine import Engine
 from tcast.hw.registers import ErrorCode, Reader
 
 MEMORIES = {
-    "fast": {"latency": 1},
     "slow": {"latency": 70},
     "mixed": {"latency": 30, "stall": 0.2, "reorder": True},
 }
@@ -103,7 +102,7 @@ def random_job(bench, rng, **fields):
 @pytest.mark.parametrize("seed", range(3))
 def test_random_rings(seed):
     """Kinds, sinks, row sizes and overlap change from descriptor to descriptor."""
-    bench = EngineBench(SMALL, seed, **list(MEMORIES.values())[seed % 3])
+    bench = EngineBench(SMALL, seed, **list(MEMORIES.values())[seed % 2])
     bench.check([random_job(bench, bench.rng, relaxed=int(bench.rng.random() < 0.6))
                  for _ in range(4)])
 
@@ -474,7 +473,7 @@ def test_read_channel_moves_a_beat_per_cycle(dim, length):
     """Once rows arrive no cycle is lost, at a latency that the buffers cover."""
     config = replace(SMALL, writes_outstanding=64, array_buffer_beats=64)
     bench = EngineBench(config, 15, latency=24)
-    n = 600 // (dim // 2 * length)
+    n = 320 // (dim // 2 * length)
     source = Table(bench, special_rows(bench.rng, 50, dim))
     target = Table(bench, np.zeros((n, dim)))
     values = job(bench, source, target, offsets=np.arange(n + 1) * length,
