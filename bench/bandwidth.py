@@ -35,7 +35,7 @@ RING_BAGS = 32
 LR = SGD(0.1)
 SEED = 0
 #: Cycles from a descriptor's last beat on the bus to its start; see the counter work_cycles.
-START = 4
+START = 6
 
 #: Traces of the backward pass: distribution, exponent of the power law, mean segment length. Where
 #: nearly every lookup has a row of its own, only a flat power law is one at all.

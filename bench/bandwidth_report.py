@@ -37,18 +37,13 @@ COLOURS = {"tcast": "#0072b2", "iDMA, 64 in flight": "#d55e00",
 
 #: Why a cell falls short, in cycles, by row of the target table; see the page.
 REASONS = {
-    "ring": "A descriptor is fetched only when the one before it has started, so at most one "
-            "starts every `latency + 8` cycles; and four are in work at a time "
-            "(`DESCRIPTORS_IN_FLIGHT`), each for three latencies (index, row, write response), 71 "
-            "cycles and its own beats. So the cycles per descriptor are the largest of its useful "
-            "beats, `latency + 8`, and `(3 latency + beats + 71) / 4`. At 512 bits, rows of 64 "
-            "bytes, bags of 1 and latency 256, these are 37, 264 and 219: 63 * 264 + 4 * 256 + 113 "
-            "= 17,769 cycles, as measured; with bags of 3 and latency 128 they are 105, 136 and "
-            "140. Such cells wait for the memory with nothing asked of it (`memory` below). "
-            "Descriptors with more beats than both, among them all with bags of 20, leave no gap. "
-            "Fetching descriptors ahead, with 24 in work, would lift it. The descriptor's own "
-            "beats, 2 at 512 bits and 8 at 128, do not count as useful: with 128 bits, rows of 64 "
-            "bytes and bags of 1 they alone leave 144 / 152.5 = 0.944.",
+    "ring": "The descriptors' own beats do not count as useful, and with bags of 1 and rows of 64 "
+            "bytes they are many: 2 for 37 useful ones at 512 bits, 8 for 144 at 128 bits, which "
+            "alone leaves 37 / 39 = 0.949 and 144 / 152 = 0.947. And the run is short: 64 such "
+            "descriptors at 512 bits have 64 * 37 = 2,368 useful beats and 128 of descriptors in "
+            "2,570 cycles (latency 20) to 2,630 (latency 128), of which about 52 are the way of "
+            "the last row through the pipeline to W. What is left waits for the memory (`memory` "
+            "below, the fill before the first row included).",
 }
 
 

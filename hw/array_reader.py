@@ -64,7 +64,8 @@ class ArrayReader(wiring.Component):
         m.d.comb += self.starved.eq(reader.starved)
 
         unpack_layout = data.StructLayout({"kind": 2, "skip": skip_width, "count": COUNT_WIDTH + 1})
-        m.submodules.unpack_jobs = unpack_jobs = Queue(unpack_layout, 4)
+        m.submodules.unpack_jobs = unpack_jobs = Queue(
+            unpack_layout, config.descriptors_in_flight)
 
         # Burst generator. Bursts end at multiples of their greatest length, which keeps them
         # inside 4 KiB.

@@ -61,6 +61,11 @@ class EngineConfig:
     writes_outstanding : int
         Write bursts that may wait for their response; power of two. A row that is written waits
         ``latency + 4`` cycles. Costs two counters and nothing else.
+    descriptors_in_flight : int
+        Descriptors whose work may overlap (those after the first must be ``relaxed``); power of
+        two. One is in work for about three latencies, 71 cycles and its own beats; half as many
+        again are fetched ahead. Costs that many places in each of fifteen queues, and half that
+        many descriptors of memory.
     add_stages : int
         Pipeline stages of the binary32 adder, 1 to 6 (a partial sum returns after eight rows,
         and the memory that holds it takes two cycles).
@@ -81,6 +86,7 @@ class EngineConfig:
     write_buffer_beats: int = 256
     burst_beats_max: int = 64
     writes_outstanding: int = 256
+    descriptors_in_flight: int = 32
     add_stages: int = 5
     mul_stages: int = 6
 
@@ -115,6 +121,9 @@ class EngineConfig:
         _require("writes_outstanding", self.writes_outstanding,
                  _power_of_two(self.writes_outstanding) and 4 <= self.writes_outstanding <= 1024,
                  "a power of two from 4 to 1024")
+        _require("descriptors_in_flight", self.descriptors_in_flight,
+                 _power_of_two(self.descriptors_in_flight)
+                 and 4 <= self.descriptors_in_flight <= 64, "a power of two from 4 to 64")
         _require("add_stages", self.add_stages, 1 <= self.add_stages <= 6, "1 to 6")
         _require("mul_stages", self.mul_stages, 1 <= self.mul_stages <= 7, "1 to 7")
 
@@ -155,6 +164,8 @@ class EngineConfig:
             "array_buffer_beats": max(16, int(loop * array_share * 4 / 3) + 1),
             # A row that is written has been read, and so has its index.
             "writes_outstanding": max(4, int(loop / row_beats * row_bytes / (row_bytes + 4))),
+            # Descriptors of 32 lookups, each with its own bag: the shortest for which it must hold.
+            "descriptors_in_flight": min(64, max(4, (3 * latency + 71) // (32 * row_beats) + 2)),
         }
         sizes = {name: 1 << (value - 1).bit_length() for name, value in sizes.items()}
         return cls(**{"data_width": data_width, "burst_beats_max": burst, **sizes, **changes})
@@ -195,6 +206,8 @@ class Derived:
         Beats in 4 KiB.
     array_burst_beats : int
         Burst length of the array readers: a quarter of their buffer, at most the longest burst.
+    descriptors_ahead : int
+        Descriptors fetched before their turn.
     stride_beats_width : int
         Bits of a row stride counted in beats.
     """
@@ -209,6 +222,7 @@ class Derived:
         self.row_beats_width = self.row_beats_max.bit_length()
         self.page_beats = PAGE_BYTES // self.beat_bytes
         self.array_burst_beats = min(config.burst_beats_max, config.array_buffer_beats // 4)
+        self.descriptors_ahead = config.descriptors_in_flight // 2
         self.stride_beats_width = 16
 
     def as_dict(self):
@@ -221,18 +235,18 @@ PRESETS = {
     "tiny64": EngineConfig(
         name="tcast_tiny64", data_width=64, row_buffer_beats=256, old_buffer_beats=256,
         array_buffer_beats=32, write_buffer_beats=128, burst_beats_max=64,
-        writes_outstanding=64, add_stages=3, mul_stages=3),
+        writes_outstanding=64, descriptors_in_flight=4, add_stages=3, mul_stages=3),
     # An ECP5-85F with a 128-bit DDR3 controller port: for_latency(256), and old_buffer_beats as
     # many as a block RAM has.
     "ecp5-128": EngineConfig(
         name="tcast_ecp5_128", data_width=128, row_buffer_beats=512, old_buffer_beats=512,
         array_buffer_beats=64, write_buffer_beats=128, burst_beats_max=64,
-        writes_outstanding=64, add_stages=5, mul_stages=6),
+        writes_outstanding=64, descriptors_in_flight=8, add_stages=5, mul_stages=6),
     # One HBM2 pseudo-channel as Xilinx's controller shows it: 256 bits, long latency.
     "hbm256": EngineConfig(
         name="tcast_hbm256", data_width=256, row_buffer_beats=512, old_buffer_beats=512,
         array_buffer_beats=64, write_buffer_beats=256, burst_beats_max=64,
-        writes_outstanding=256, add_stages=6, mul_stages=7),
+        writes_outstanding=256, descriptors_in_flight=16, add_stages=6, mul_stages=7),
     # One DDR4 channel behind a 512-bit controller port.
     "ddr512": EngineConfig(name="tcast_ddr512"),
 }

@@ -180,6 +180,7 @@ class Core(wiring.Component):
             # The end of a descriptor reaches the reducer behind every lookup, used or not.
             sequencer.gathered.eq(reducer.job.valid & reducer.job.ready),
             sequencer.fetch_missed.eq(read_port.fetch_missed),
+            sequencer.missed_slot.eq(read_port.missed_slot),
             sequencer.fetch_resp.eq(read_port.fetch_resp),
             self.head.eq(sequencer.head),
             self.busy.eq(sequencer.busy),

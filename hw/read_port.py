@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .axi import BURST_INCR, axi4_signature
 from .registers import ErrorCode, Reader
 from .select import first_of, select
-from .types import COUNT_WIDTH, burst, error_record
+from .types import COUNT_WIDTH, SLOT_WIDTH, burst, error_record
 from .windows import allowed, windows_layout
 
 __all__ = ["ReadPort"]
@@ -36,6 +36,8 @@ class ReadPort(wiring.Component):
         No descriptor is in work: the beats that an error reports count from 0.
     fetch_missed : Out(1)
         Pulse: a burst of Reader.DESCRIPTOR was outside the windows and has been dropped.
+    missed_slot : Out(SLOT_WIDTH)
+        Its position.
     fetch_resp : Out(2)
         RRESP of the beat of Reader.DESCRIPTOR.
     error : Out(error_record())
@@ -62,6 +64,7 @@ class ReadPort(wiring.Component):
             "halt": In(1),
             "restart": In(1),
             "fetch_missed": Out(1),
+            "missed_slot": Out(SLOT_WIDTH),
             "fetch_resp": Out(2),
             "error": Out(error_record()),
             "idle": Out(1),
@@ -144,10 +147,11 @@ class ReadPort(wiring.Component):
             with m.Elif(self.beats[reader].valid):
                 m.d.sync += count.eq(count + 1)
 
-        # There are no more bursts than all buffers have beats, and one for a descriptor.
+        # There are no more bursts than all buffers have beats, and the descriptors.
         beats_max = (config.row_buffer_beats + config.old_buffer_beats
-                     + _ARRAY_READERS * config.array_buffer_beats)
-        outstanding = Signal(range(beats_max + 2))
+                     + _ARRAY_READERS * config.array_buffer_beats
+                     + config.derived.descriptors_ahead)
+        outstanding = Signal(range(beats_max + 1))
         issued = bus.arvalid & bus.arready
         finished = bus.rvalid & bus.rlast
         m.d.sync += outstanding.eq(outstanding + issued - finished)
@@ -160,6 +164,7 @@ class ReadPort(wiring.Component):
         missed = outside & (chosen_id != Reader.DESCRIPTOR)
         m.d.comb += [
             self.fetch_missed.eq(outside & (chosen_id == Reader.DESCRIPTOR)),
+            self.missed_slot.eq(chosen.position),
             self.fetch_resp.eq(resp),
         ]
         with m.If(missed):

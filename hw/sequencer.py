@@ -2,9 +2,10 @@
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .descriptor import DESCRIPTOR_BYTES, FIELDS, ElementKind, Sink
+from .fetcher import DescriptorFetcher
 from .queue import Queue
 from .registers import ErrorCode, Reader
 from .types import (
@@ -20,20 +21,18 @@ from .types import (
     walk_job,
 )
 
-__all__ = ["DESCRIPTORS_IN_FLIGHT", "Sequencer"]
-
-#: Descriptors whose work may overlap (those after the first must be `relaxed`).
-DESCRIPTORS_IN_FLIGHT = 4
+__all__ = ["Sequencer"]
 
 
 class Sequencer(wiring.Component):
     """Run the descriptor ring.
 
     Contract: descriptors start in ring order. One without ``relaxed`` starts when all before it
-    have completed, so it sees all they wrote. The next one is fetched and checked meanwhile. A bad
-    one, or one that cannot be fetched, is reported when those before it have completed, and stops
-    the ring. A descriptor has completed when all of its writes are answered and all of its lookups,
-    those behind its last segment too, are used up: nothing is read for it any more.
+    have completed, so it sees all they wrote. Those behind it are fetched meanwhile, so that none
+    may write a later descriptor, and the next one is checked. A bad one, or one that cannot be
+    fetched, is reported when those before it have completed, and stops the ring. A descriptor has
+    completed when all of its writes are answered and all of its lookups, those behind its last
+    segment too, are used up: nothing is read for it any more.
 
     Members
     -------
@@ -47,7 +46,7 @@ class Sequencer(wiring.Component):
         Requests for descriptors.
     fetched : In(stream.Signature(data_width, always_ready=True))
         Their beats.
-    fetch_missed, fetch_resp : In
+    fetch_missed, missed_slot, fetch_resp : In
         See ReadPort.
     index_job, offset_job, weight_job, target_job, scale_job : Out(stream.Signature(array_job()))
     segment_job : Out(stream.Signature(segment_job()))
@@ -72,7 +71,8 @@ class Sequencer(wiring.Component):
     error : Out(error_record())
         A descriptor that is bad, or that could not be fetched.
 
-    Timing: a descriptor starts four cycles after its last beat.
+    Timing: a descriptor starts six cycles after its last beat, the next one that many beats and
+    two cycles after it.
     Reset: forgets all, head returns to 0.
     """
 
@@ -93,32 +93,32 @@ class Sequencer(wiring.Component):
             "fetch": Out(stream.Signature(burst(derived))),
             "fetched": In(stream.Signature(config.data_width, always_ready=True)),
             **{name: Out(stream.Signature(shape)) for name, shape in self.jobs.items()},
-            "fetch_missed": In(1), "fetch_resp": In(2),
+            "fetch_missed": In(1), "missed_slot": In(SLOT_WIDTH), "fetch_resp": In(2),
             "written": In(1), "gathered": In(1), "halt": In(1),
             "completed": Out(1), "interrupt": Out(1), "busy": Out(1),
             "in_flight": Out(1), "error": Out(error_record()),
         })
 
     def elaborate(self, platform):
-        """Fetch, check, issue: one descriptor at a time; completion on its own."""
+        """Receive, check, issue: one descriptor at a time; completion on its own."""
         m = Module()
         config, derived = self.config, self.config.derived
         beat_log2 = derived.beat_bytes_log2
-        beats = DESCRIPTOR_BYTES // derived.beat_bytes
+
+        m.submodules.fetcher = fetcher = DescriptorFetcher(config)
+        connect(m, fetcher.fetch, flipped(self.fetch))
+        connect(m, flipped(self.fetched), fetcher.fetched)
+        for name in ("ring_base", "ring_size_log2", "tail",
+                     "fetch_missed", "missed_slot", "fetch_resp"):
+            m.d.comb += getattr(fetcher, name).eq(getattr(self, name))
 
         word = Signal(8 * DESCRIPTOR_BYTES, reset_less=True)
         fields = {field.name: word[field.lsb:field.lsb + field.width] for field in FIELDS}
         slot = Signal(SLOT_WIDTH)
         slot_mask = Signal(SLOT_WIDTH)
-        received = Signal(range(beats + 1))
-        in_flight = Signal(range(DESCRIPTORS_IN_FLIGHT + 1))
-        m.d.comb += [
-            slot_mask.eq((1 << self.ring_size_log2) - 1),
-            self.fetch.payload.address.eq(
-                Cat(Const(0, 7), self.ring_base[7:] + slot)),
-            self.fetch.payload.beats.eq(beats),
-            self.fetch.payload.position.eq(slot),
-        ]
+        received = Signal(range(DESCRIPTOR_BYTES // derived.beat_bytes))
+        in_flight = Signal(range(config.descriptors_in_flight + 1))
+        m.d.comb += slot_mask.eq((1 << self.ring_size_log2) - 1)
 
         # Check: one flag per rule, in the order of the fields.
         rules = self._rules(fields)
@@ -143,14 +143,16 @@ class Sequencer(wiring.Component):
                 self.error.code.eq(Mux(fault.missed, ErrorCode.WINDOW_READ,
                                        ErrorCode.READ_RESPONSE)),
                 self.error.position.eq(fault.position),
-                self.error.value.eq(Mux(fault.missed, self.fetch.payload.address, fault.resp)),
+                self.error.value.eq(Mux(
+                    fault.missed, Cat(Const(0, 7), self.ring_base[7:] + slot), fault.resp)),
                 self.error.limit.eq(Reader.DESCRIPTOR),
             ]
 
         # The parts.
         queues = {}
         for name, shape in self.jobs.items():
-            m.submodules[name] = queues[name] = queue = Queue(shape, DESCRIPTORS_IN_FLIGHT)
+            m.submodules[name] = queues[name] = queue = Queue(
+                shape, config.descriptors_in_flight)
             wiring.connect(m, queue.o, wiring.flipped(getattr(self, name)))
         row_beats = fields["dim"] >> (beat_log2 - 2)
         update = fields["sink"] == Sink.SGD
@@ -197,14 +199,14 @@ class Sequencer(wiring.Component):
         done = Signal()
         ahead = []
         for name in ("written", "gathered"):
-            count = Signal(range(DESCRIPTORS_IN_FLIGHT + 1), name=f"{name}_ahead")
+            count = Signal(range(config.descriptors_in_flight + 1), name=f"{name}_ahead")
             m.d.sync += count.eq(count + getattr(self, name) - done)
             ahead.append(count != 0)
         m.d.comb += done.eq(Cat(ahead).all() & ~self.halt)
 
         # Which descriptors in flight want an interrupt.
         m.submodules.finishing = finishing = Queue(
-            data.StructLayout({"interrupt": 1}), DESCRIPTORS_IN_FLIGHT)
+            data.StructLayout({"interrupt": 1}), config.descriptors_in_flight)
         m.d.comb += [
             finishing.i.payload.interrupt.eq(fields["interrupt"]),
             finishing.i.valid.eq(issue),
@@ -217,29 +219,24 @@ class Sequencer(wiring.Component):
             m.d.sync += self.head.eq((self.head + 1) & slot_mask)
 
         failed = Signal()
-        waiting = self.enable & ~self.halt & ~failed & (slot != (self.tail & slot_mask))
+        m.d.comb += fetcher.enable.eq(self.enable & ~self.halt & ~failed)
         with m.FSM(name="state") as fsm:
-            with m.State("IDLE"):
-                m.d.sync += received.eq(0)
-                with m.If(waiting):
-                    m.next = "FETCH"
-            with m.State("FETCH"):
-                m.d.comb += self.fetch.valid.eq(1)
-                with m.If(self.fetch.ready):
-                    m.next = "RECEIVE"
             with m.State("RECEIVE"):
-                with m.If(self.fetch_missed):
+                with m.If(fetcher.missed.valid & (fetcher.missed.slot == slot)):
                     m.d.sync += [fault.valid.eq(1), fault.missed.eq(1), fault.position.eq(slot)]
                     m.next = "ISSUE"
-                with m.If(self.fetched.valid):
-                    with m.If(self.fetch_resp[1] & ~fault.valid):
-                        m.d.sync += [fault.valid.eq(1), fault.resp.eq(self.fetch_resp),
+                with m.Elif(fetcher.o.valid):
+                    beat = fetcher.o.payload
+                    m.d.comb += fetcher.o.ready.eq(1)
+                    with m.If(beat.resp[1] & ~fault.valid):
+                        m.d.sync += [fault.valid.eq(1), fault.resp.eq(beat.resp),
                                      fault.position.eq(received)]
                     m.d.sync += [
-                        word.eq(Cat(word, self.fetched.payload)[config.data_width:]),
+                        word.eq(Cat(word, beat.word)[config.data_width:]),
                         received.eq(received + 1),
                     ]
-                    with m.If(received == beats - 1):
+                    with m.If(beat.last):
+                        m.d.sync += received.eq(0)
                         m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += bad.eq(Cat(rule for _, rule, _ in rules))
@@ -251,13 +248,13 @@ class Sequencer(wiring.Component):
                     with m.If(alone):
                         m.d.sync += failed.eq(1)
                 with m.Elif(~self.halt & room & (alone | (fields["relaxed"]
-                                                   & (in_flight != DESCRIPTORS_IN_FLIGHT)))):
+                                                   & (in_flight != config.descriptors_in_flight)))):
                     m.d.comb += issue.eq(1)
                     m.d.sync += slot.eq((slot + 1) & slot_mask)
-                    m.next = "IDLE"
+                    m.next = "RECEIVE"
         m.d.comb += [
             self.in_flight.eq(in_flight != 0),
-            self.busy.eq(~fsm.ongoing("IDLE") | self.in_flight | waiting),
+            self.busy.eq(~fsm.ongoing("RECEIVE") | self.in_flight | fetcher.busy),
         ]
         return m
 

@@ -2,8 +2,9 @@
 
 from amaranth.lib import data
 
-__all__ = ["COUNT_WIDTH", "array_job", "burst", "error_record", "reduce_beat", "reduce_job", "row",
-           "row_job", "row_request", "segment", "segment_job", "token", "update_job", "walk_job"]
+__all__ = ["COUNT_WIDTH", "SLOT_WIDTH", "array_job", "burst", "descriptor_beat", "error_record",
+           "reduce_beat", "reduce_job", "row", "row_job", "row_request", "segment", "segment_job",
+           "token", "update_job", "walk_job"]
 
 #: Bits of a number of lookups, segments or rows.
 COUNT_WIDTH = 32
@@ -73,6 +74,11 @@ def row(derived):
 def burst(derived):
     """A burst: byte address, beats (1 to 256), and the position it is reported with."""
     return data.StructLayout({"address": 64, "beats": 9, "position": COUNT_WIDTH, "end": 1})
+
+
+def descriptor_beat(config):
+    """A beat of a descriptor, and RRESP as it came with it."""
+    return data.StructLayout({"word": config.data_width, "resp": 2, "last": 1})
 
 
 def token():

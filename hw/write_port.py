@@ -12,9 +12,6 @@ from .windows import allowed, windows_layout
 
 __all__ = ["WritePort"]
 
-#: Descriptors whose last burst is issued and not yet answered.
-DESCRIPTORS_FINISHING = 8
-
 
 class WritePort(wiring.Component):
     """Write bursts whose data is already here; say when all of a descriptor's are answered.
@@ -92,7 +89,8 @@ class WritePort(wiring.Component):
         has_slot = (announced - answered)[:count_width] != config.writes_outstanding
 
         m.submodules.lengths = lengths = Queue(9, 16)
-        m.submodules.ends = ends = Queue(count_width, DESCRIPTORS_FINISHING)
+        m.submodules.ends = ends = Queue(
+            count_width, config.descriptors_in_flight)
         inside = Signal()
         failed = Signal()
         m.d.comb += [

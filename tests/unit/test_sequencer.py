@@ -6,7 +6,7 @@ from stream_bench import SMALL, StreamBench
 from tcast.hw import descriptor
 from tcast.hw.config import EngineConfig
 from tcast.hw.registers import ErrorCode, Reader
-from tcast.hw.sequencer import DESCRIPTORS_IN_FLIGHT, Sequencer
+from tcast.hw.sequencer import Sequencer
 
 WIDE = EngineConfig(name="wide", data_width=1024, dim_max=128, burst_beats_max=32)
 GOOD = {
@@ -52,6 +52,7 @@ class Ring:
                 for _ in range(latency):
                     await ctx.tick()
                 if served - 1 in missed:
+                    ctx.set(dut.missed_slot, burst["position"])
                     ctx.set(dut.fetch_missed, 1)
                     await ctx.tick()
                     ctx.set(dut.fetch_missed, 0)
@@ -224,8 +225,26 @@ def test_sequencer_completes_in_either_order():
 def test_sequencer_keeps_so_many_in_flight():
     ring = Ring([NARROW | {"relaxed": 1}] * 8)
     ring.run(400)
-    assert ring.started == DESCRIPTORS_IN_FLIGHT
-    assert len(ring.fetches.items) == DESCRIPTORS_IN_FLIGHT + 1
+    assert ring.started == SMALL.descriptors_in_flight
+
+
+def test_sequencer_fetches_ahead():
+    """As many as there is room for, behind the one that waits to start."""
+    ring = Ring([NARROW] * 8)
+    ring.run(400)
+    assert ring.started == 1
+    assert len(ring.fetches.items) == 2 + SMALL.derived.descriptors_ahead
+    assert ring.fetches.cycles[1] == ring.fetches.cycles[0] + 1
+
+
+def test_sequencer_is_busy_with_what_is_fetched():
+    """Disabled, it runs what it has fetched, and says so as long as there is any."""
+    ring = Ring([NARROW] * 8).hold(100, enable=0)
+    for n in range(4):
+        ring.pulse(150 + 50 * n, "written", "gathered")
+    ring.run(500)
+    assert ring.started == 4 and ring.head[-1] == 4
+    assert all(ring.busy[10:300]) and not ring.busy[-1]
 
 
 def test_sequencer_keeps_a_descriptor_while_a_queue_is_full():
@@ -298,7 +317,7 @@ def test_sequencer_halts():
 
 def test_sequencer_stops_fetching_when_disabled():
     ring = Ring([NARROW | {"relaxed": 1}] * 3).hold(3, enable=0).run(100)
-    assert ring.started == 1 and len(ring.fetches.items) == 1
+    assert ring.started == len(ring.fetches.items) == 2
 
 
 def test_sequencer_forgets_all_in_a_reset():
@@ -309,9 +328,9 @@ def test_sequencer_forgets_all_in_a_reset():
     assert ring.busy[149] and not ring.busy[-1]
 
 
-def test_sequencer_starts_four_cycles_after_the_last_beat():
+def test_sequencer_starts_six_cycles_after_the_last_beat():
     ring = Ring([NARROW])
     valid = ring.bench.watch(ring.bench.dut.fetched.valid)
     ring.run(60)
     last = max(cycle for cycle, high in enumerate(valid) if high)
-    assert ring.jobs["update_job"].cycles[0] - last == 4
+    assert ring.jobs["update_job"].cycles[0] - last == 6
