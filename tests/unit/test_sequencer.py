@@ -270,6 +270,8 @@ def test_sequencer_wraps_around_the_ring(size_log2):
         n % slots for n in range(2 * slots + 1)]
     assert [(item["address"] - ring.base) // 128 for item in ring.fetches.items] == [
         n % slots for n in range(2 * slots + 1)]
+    assert [item["slot"] for item in ring.jobs["segment_job"].items] == [
+        n % slots for n in range(2 * slots + 1)]
     assert sum(ring.completed) == 2 * slots + 1 and ring.head[-1] == 1
 
 
