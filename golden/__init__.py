@@ -2,7 +2,7 @@
 
 from .casting import Casting, bag_ids, cast, mean_weights, reciprocals
 from .numerics import bits_equal, first_difference
-from .optimizers import SGD, RowwiseAdagrad, rowwise_adagrad_update
+from .optimizers import SGD, RowwiseAdagrad
 from .vectorised import (
     backward_update,
     baseline_backward,
@@ -34,7 +34,6 @@ __all__ = [
     "gather_reduce",
     "mean_weights",
     "reciprocals",
-    "rowwise_adagrad_update",
     "scatter",
     "scatter_update",
 ]

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .memory import ADDRESS_MASK, Memory, MemoryFault
-from .numerics import check_environment, mul
-from .vectorised import segment_sums, store_rows, update_rows
+from .numerics import check_environment, mul, sub
+from .vectorised import segment_sums, store_rows
 
 __all__ = ["DESCRIPTOR_BYTES", "FIELD_BYTES", "ErrorRecord", "Machine", "Memory",
            "RegisterError", "Window", "execute"]
@@ -210,8 +210,7 @@ class _Pass:
             sums = mul(sums, scales[:, np.newaxis])
         if d["sink"] == SGD:
             lr32 = np.uint32(d["lr"]).view(np.float32)
-            results = old[renumbered]
-            update_rows(results, np.arange(len(results)), sums, lr32)
+            results = sub(old[renumbered], mul(lr32, sums))
         else:
             results = sums
         self.store(target, targets, results)

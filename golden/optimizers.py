@@ -10,11 +10,9 @@ from numbers import Real
 
 import numpy as np
 
-from .checks import check_index_range, check_integers, check_rows_increase, check_table
 from .numerics import add, canonicalise, column_sum, mul, sub
 
-__all__ = ["SGD", "RowwiseAdagrad", "require_sgd", "rowwise_adagrad_rows",
-           "rowwise_adagrad_update", "sgd_rows"]
+__all__ = ["SGD", "RowwiseAdagrad", "check_optimizer", "updated_rows"]
 
 
 def _binary32(name, value, *, minimum=0.0):
@@ -87,35 +85,62 @@ class RowwiseAdagrad:
         return _binary32("eps", self.eps)
 
 
-def require_sgd(optimizer):
-    """Raise TypeError unless ``optimizer`` is the SGD that update calls take."""
-    if not isinstance(optimizer, SGD):
-        raise TypeError(f"optimizer must be SGD, not {optimizer!r}")
+def check_optimizer(optimizer, state, n_rows):
+    """Check an update rule and its state.
+
+    Parameters
+    ----------
+    optimizer : SGD or RowwiseAdagrad
+        The rule.
+    state : float32 [n_rows] or None
+        None for SGD; for RowwiseAdagrad the writable state of every row of the table.
+    n_rows : int
+        Rows of the table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The rule or its state is of the wrong kind or shape.
+    """
+    if isinstance(optimizer, SGD):
+        if state is not None:
+            raise TypeError(f"state must be None with SGD, not {type(state).__name__}")
+        return
+    if not isinstance(optimizer, RowwiseAdagrad):
+        raise TypeError(f"optimizer must be an SGD or a RowwiseAdagrad, "
+                        f"not {type(optimizer).__name__}")
+    if not isinstance(state, np.ndarray):
+        raise TypeError(f"state must be a numpy.ndarray with RowwiseAdagrad, "
+                        f"not {type(state).__name__}")
+    if state.dtype != np.float32:
+        raise TypeError(f"state must be of dtype float32, not {state.dtype}")
+    if state.shape != (n_rows,):
+        raise ValueError(f"state must have shape ({n_rows},), one element for each row of weight, "
+                         f"not {state.shape}")
+    if not state.flags.writeable:
+        raise ValueError("state must be writable, because it is updated in place")
 
 
-def sgd_rows(rows, grads, lr32):
-    """Return RN(rows − RN(lr·grads)), float32 of the operands' shape."""
-    return sub(rows, mul(lr32, grads))
-
-
-def rowwise_adagrad_rows(rows, state, grads, optimizer):
-    """Return the updated rows and state.
+def updated_rows(rows, state, grads, optimizer):
+    """Return what an update makes of rows and their state.
 
     Parameters
     ----------
     rows : float32 [U, D]
         Rows to update.
+    state : float32 [U] or None
+        State of each row, where the rule has one.
     grads : float32 [U, D]
-        Coalesced gradient of each updated row.
-    state : float32 [U]
-        State of each row.
-    optimizer : RowwiseAdagrad
+        Coalesced gradient of each row.
+    optimizer : SGD or RowwiseAdagrad
         The rule and its constants.
 
     Returns
     -------
-    (float32 [U, D], float32 [U])
+    (float32 [U, D], float32 [U] or None)
     """
+    if isinstance(optimizer, SGD):
+        return sub(rows, mul(optimizer.lr32, grads)), None
     reciprocal = np.float32(1) / np.float32(grads.shape[1])
     state = add(state, mul(column_sum(mul(grads, grads)), reciprocal))
     with np.errstate(all="ignore"):
@@ -123,39 +148,3 @@ def rowwise_adagrad_rows(rows, state, grads, optimizer):
         step = canonicalise(np.array(optimizer.lr32 / add(root, optimizer.eps32),
                                      dtype=np.float32))
     return sub(rows, mul(step[:, None], grads)), state
-
-
-def rowwise_adagrad_update(weight, state, rows, grads, optimizer):
-    """Update ``weight[rows]`` and ``state[rows]`` in place with row-wise Adagrad.
-
-    Parameters
-    ----------
-    weight : float32 [R, D]
-        The table.
-    state : float32 [R]
-        Sum of the mean squared gradients so far; start with zeros.
-    rows : int32 or int64 [U]
-        Strictly increasing, each in [0, R).
-    grads : float32 [U, D]
-        Coalesced gradient of each updated row.
-    optimizer : RowwiseAdagrad
-        The rule and its constants.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Before anything is changed.
-    """
-    if not isinstance(optimizer, RowwiseAdagrad):
-        raise TypeError(f"optimizer must be RowwiseAdagrad, not {optimizer!r}")
-    check_table("weight", weight, writable=True)
-    check_integers("rows", rows)
-    check_table("grads", grads, rows=len(rows), columns=weight.shape[1])
-    check_index_range("rows", rows, len(weight), "len(weight)")
-    check_rows_increase("rows", rows)
-    if not isinstance(state, np.ndarray) or state.dtype != np.float32:
-        raise TypeError(f"state must be a float32 numpy.ndarray, not {state!r}")
-    if state.shape != (len(weight),) or not state.flags.writeable:
-        raise ValueError(f"state must be writable and of shape ({len(weight)},), "
-                         f"not {state.shape}")
-    weight[rows], state[rows] = rowwise_adagrad_rows(weight[rows], state[rows], grads, optimizer)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .casting import Casting
 from .numerics import add, mul
-from .optimizers import sgd_rows
+from .optimizers import updated_rows
 
 __all__ = ["backward_update", "baseline_backward", "cast", "casted_gather_reduce", "coalesce",
            "embedding_bag", "expand", "gather_reduce", "scatter", "scatter_update", "segment_sum"]
@@ -114,25 +114,29 @@ def scatter(dst, rows, values):
         dst[int(rows[s])] = values[s]
 
 
-def scatter_update(weight, rows, grads, optimizer):
-    """Update weight[rows[s]] with grads[s] by SGD, in order of s."""
+def scatter_update(weight, rows, grads, optimizer, state=None):
+    """Update weight[rows[s]] (and state[rows[s]]) with grads[s], in order of s."""
     for s in range(len(rows)):
-        row = int(rows[s])
-        weight[row] = sgd_rows(weight[row], grads[s], optimizer.lr32)
+        row = slice(int(rows[s]), int(rows[s]) + 1)
+        weight[row], changed = updated_rows(
+            weight[row], None if state is None else state[row], grads[s:s + 1], optimizer)
+        if state is not None:
+            state[row] = changed
 
 
-def backward_update(weight, grad_out, casting, optimizer):
+def backward_update(weight, grad_out, casting, optimizer, state=None):
     """Reduce the gradient of each distinct row and update that row at once."""
     for s in range(casting.n_segments):
         start, stop = int(casting.segment_offsets[s]), int(casting.segment_offsets[s + 1])
         segment = np.array([0, stop - start])
         weights = None if casting.weights is None else casting.weights[start:stop]
         grad = gather_reduce(grad_out, casting.bags[start:stop], segment, weights)
-        scatter_update(weight, casting.rows[s:s + 1], grad, optimizer)
+        scatter_update(weight, casting.rows[s:s + 1], grad, optimizer, state)
 
 
-def baseline_backward(weight, grad_out, indices, offsets, optimizer, per_sample_weights=None):
+def baseline_backward(weight, grad_out, indices, offsets, optimizer, per_sample_weights=None,
+                      state=None):
     """Update the table as everyone did before: expand, coalesce, scatter."""
     casting = cast(indices, offsets, len(weight), per_sample_weights)
     grads = coalesce(expand(grad_out, offsets), casting)
-    scatter_update(weight, casting.rows, grads, optimizer)
+    scatter_update(weight, casting.rows, grads, optimizer, state)

@@ -16,7 +16,7 @@ from .checks import (
     check_weights,
 )
 from .numerics import canonicalise, check_environment
-from .optimizers import require_sgd
+from .optimizers import check_optimizer, updated_rows
 
 __all__ = ["backward_update", "baseline_backward", "casted_gather_reduce", "coalesce",
            "embedding_bag", "expand", "gather", "gather_reduce", "scatter", "scatter_update"]
@@ -299,27 +299,27 @@ def store_rows(dst, rows, values):
     dst[distinct] = values[len(rows) - 1 - backwards]
 
 
-def update_rows(weight, rows, grads, lr32):
-    """Update weight[rows] by SGD; the rows are distinct and the arguments trusted."""
+def update_rows(weight, rows, grads, optimizer, state=None):
+    """Update weight[rows] and state[rows]; the rows are distinct and the arguments trusted."""
     check_environment()
     step = max(1, TILE_BYTES // (4 * weight.shape[1]))
-    with np.errstate(all="ignore"):
-        for begin in range(0, len(rows), step):
-            part = rows[begin:begin + step]
-            updated = weight[part]
-            updated -= lr32 * grads[begin:begin + step]
-            weight[part] = canonicalise(updated)
+    for begin in range(0, len(rows), step):
+        part = rows[begin:begin + step]
+        weight[part], changed = updated_rows(weight[part], None if state is None else state[part],
+                                             grads[begin:begin + step], optimizer)
+        if state is not None:
+            state[part] = changed
 
 
-def _check_update(weight, rows, optimizer, name):
-    require_sgd(optimizer)
+def _check_update(weight, rows, optimizer, state, name):
     check_table("weight", weight, writable=True)
+    check_optimizer(optimizer, state, len(weight))
     check_integers(name, rows)
     check_index_range(name, rows, len(weight), "len(weight)")
     check_rows_increase(name, rows)
 
 
-def scatter_update(weight, rows, grads, optimizer):
+def scatter_update(weight, rows, grads, optimizer, state=None):
     """Update weight[rows[s]] with grads[s] in place: the baseline's third step.
 
     Parameters
@@ -330,20 +330,22 @@ def scatter_update(weight, rows, grads, optimizer):
         Strictly increasing, in [0, R).
     grads : float32 [U, D]
         Coalesced gradient of each updated row.
-    optimizer : SGD
+    optimizer : SGD or RowwiseAdagrad
         The rule and its constants.
+    state : float32 [R] or None
+        State of the rows, updated in place; None with SGD.
 
     Raises
     ------
     TypeError, ValueError
         Before anything is changed.
     """
-    _check_update(weight, rows, optimizer, "rows")
+    _check_update(weight, rows, optimizer, state, "rows")
     check_table("grads", grads, rows=len(rows), columns=weight.shape[1])
-    update_rows(weight, rows, grads, optimizer.lr32)
+    update_rows(weight, rows, grads, optimizer, state)
 
 
-def backward_update(weight, grad_out, casting, optimizer):
+def backward_update(weight, grad_out, casting, optimizer, state=None):
     """Reduce the gradient of each distinct row and update the row, in place: the fused backward.
 
     Parameters
@@ -354,20 +356,23 @@ def backward_update(weight, grad_out, casting, optimizer):
         Gradient of each bag.
     casting : Casting
         The cast lookups.
-    optimizer : SGD
+    optimizer : SGD or RowwiseAdagrad
         The rule and its constants.
+    state : float32 [R] or None
+        State of the rows, updated in place; None with SGD.
 
     Raises
     ------
     TypeError, ValueError
         Before anything is changed.
     """
-    _check_update(weight, casting.rows, optimizer, "casting.rows")
+    _check_update(weight, casting.rows, optimizer, state, "casting.rows")
     check_table("grad_out", grad_out, columns=weight.shape[1])
-    update_rows(weight, casting.rows, casted_gather_reduce(grad_out, casting), optimizer.lr32)
+    update_rows(weight, casting.rows, casted_gather_reduce(grad_out, casting), optimizer, state)
 
 
-def baseline_backward(weight, grad_out, indices, offsets, optimizer, per_sample_weights=None):
+def baseline_backward(weight, grad_out, indices, offsets, optimizer, per_sample_weights=None,
+                      state=None):
     """Update the table in place as everyone did before: expand, coalesce, scatter.
 
     Parameters
@@ -380,19 +385,21 @@ def baseline_backward(weight, grad_out, indices, offsets, optimizer, per_sample_
         Row of each lookup.
     offsets : int32 or int64 [B + 1]
         Where each bag or segment starts, then where the last ends.
-    optimizer : SGD
+    optimizer : SGD or RowwiseAdagrad
         The rule and its constants.
     per_sample_weights : float32 [len(indices)] or None
         Weight of each lookup.
+    state : float32 [R] or None
+        State of the rows, updated in place; None with SGD.
 
     Raises
     ------
     TypeError, ValueError
         Before anything is changed.
     """
-    require_sgd(optimizer)
     check_table("weight", weight, writable=True)
+    check_optimizer(optimizer, state, len(weight))
     check_table("grad_out", grad_out, columns=weight.shape[1])
     casting = cast(indices, offsets, len(weight), per_sample_weights)
     grads = coalesce(expand(grad_out, offsets), casting)
-    scatter_update(weight, casting.rows, grads, optimizer)
+    scatter_update(weight, casting.rows, grads, optimizer, state)

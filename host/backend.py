@@ -114,7 +114,7 @@ class Device(ABC):
                                   bags_of="rows of grad_out", xp=xp)
         return self._casted_gather_reduce(grad_out, casting)
 
-    def scatter_update(self, weight, rows, grads, optimizer):
+    def scatter_update(self, weight, rows, grads, optimizer, state=None):
         """Update ``weight[rows[u]]`` with gradient ``grads[u]``, in place.
 
         Parameters
@@ -125,32 +125,34 @@ class Device(ABC):
             Rows to update, strictly increasing.
         grads : float32 [U, D]
             Their gradients.
-        optimizer : SGD
-            The update rule.
+        optimizer : SGD or RowwiseAdagrad
+            The update rule; an engine has SGD alone.
+        state : float32 [R] or None
+            RowwiseAdagrad's state of every row, updated in place (start with zeros); None for SGD.
         """
         xp = self._xp(weight)
-        self._updated(weight, optimizer, xp)
+        self._updated(weight, optimizer, state, xp)
         validation.row_array("rows", rows, weight.shape[0], "rows of weight", increasing=True,
                              xp=xp)
         validation.matrix("grads", grads, rows=rows.size, rows_of="as many as rows",
                           dim=weight.shape[1], dim_of="as weight", xp=xp)
-        validation.disjoint("weight", weight, {"grads": grads, "rows": rows}, xp)
-        self._scatter_update(weight, rows, grads, optimizer)
+        self._disjoint(weight, state, {"grads": grads, "rows": rows}, xp)
+        self._scatter_update(weight, rows, grads, optimizer, state)
 
-    def backward_update(self, weight, grad_out, casting, optimizer):
+    def backward_update(self, weight, grad_out, casting, optimizer, state=None):
         """Update every row that was looked up with its coalesced gradient, in place and fused.
 
         The same bits as :meth:`casted_gather_reduce` and :meth:`scatter_update`, without the
-        coalesced gradient in memory.
+        coalesced gradient in memory. The arguments are theirs.
         """
         xp = self._xp(weight)
-        self._updated(weight, optimizer, xp)
+        self._updated(weight, optimizer, state, xp)
         validation.matrix("grad_out", grad_out, dim=weight.shape[1], dim_of="as weight", xp=xp)
         validation.casting_fields(
             casting, n_bags=grad_out.shape[0], bags_of="rows of grad_out",
             n_rows=weight.shape[0], rows_of="rows of weight", xp=xp)
-        validation.disjoint("weight", weight, {"grad_out": grad_out}, xp)
-        self._backward_update(weight, grad_out, casting, optimizer)
+        self._disjoint(weight, state, {"grad_out": grad_out}, xp)
+        self._backward_update(weight, grad_out, casting, optimizer, state)
 
     # the baseline that tensor casting replaces, for comparison
 
@@ -218,10 +220,16 @@ class Device(ABC):
         validation.index_array("indices", indices, n_rows, rows_of, offsets, xp)
         return indices, offsets, None if weights is None else weights[:used]
 
-    def _updated(self, weight, optimizer, xp):
+    def _updated(self, weight, optimizer, state, xp):
         validation.matrix("weight", weight, xp=xp)
         validation.writable("weight", weight, xp)
-        validation.optimizer_sgd(optimizer)
+        validation.optimizer_state(optimizer, state, weight.shape[0], xp)
+
+    @staticmethod
+    def _disjoint(weight, state, others, xp):
+        validation.disjoint("weight", weight, others, xp)
+        if state is not None:
+            validation.disjoint("state", state, {"weight": weight, **others}, xp)
 
     # hooks: arguments are checked
 
@@ -242,11 +250,11 @@ class Device(ABC):
         ...
 
     @abstractmethod
-    def _scatter_update(self, weight, rows, grads, optimizer):
+    def _scatter_update(self, weight, rows, grads, optimizer, state):
         ...
 
     @abstractmethod
-    def _backward_update(self, weight, grad_out, casting, optimizer):
+    def _backward_update(self, weight, grad_out, casting, optimizer, state):
         ...
 
     @abstractmethod

@@ -95,20 +95,20 @@ class CpuDevice(Device):
         return self._gather_reduce(grad_out, casting.bags, casting.segment_offsets,
                                    casting.weights)
 
-    def _scatter_update(self, weight, rows, grads, optimizer):
+    def _scatter_update(self, weight, rows, grads, optimizer, state):
         def work(begin, end):
-            vectorised.update_rows(weight, rows[begin:end], grads[begin:end], optimizer.lr32)
+            vectorised.update_rows(weight, rows[begin:end], grads[begin:end], optimizer, state)
 
         self._each_piece(np.arange(len(rows) + 1), work)
 
-    def _backward_update(self, weight, grad_out, casting, optimizer):
+    def _backward_update(self, weight, grad_out, casting, optimizer, state):
         bags = casting.bags.astype(np.intp, copy=False)
         offsets, rows = casting.segment_offsets, casting.rows
 
         def work(begin, end):
             grads = vectorised.segment_sums(grad_out, bags, offsets[begin:end + 1],
                                             casting.weights)
-            vectorised.update_rows(weight, rows[begin:end], grads, optimizer.lr32)
+            vectorised.update_rows(weight, rows[begin:end], grads, optimizer, state)
 
         self._each_piece(offsets, work)
 

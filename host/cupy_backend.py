@@ -8,7 +8,7 @@ import importlib
 import numpy as np
 
 from ..golden import Casting
-from . import packed_cast
+from . import packed_cast, validation
 from .backend import BackendUnavailable, Device
 from .kernels import CUDA_OPTIONS, cuda_source
 
@@ -132,11 +132,13 @@ class CupyDevice(Device):
         return self._gathered(grad_out, casting.rows.size, indices=casting.bags,
                               offsets=casting.segment_offsets, weights=casting.weights)
 
-    def _scatter_update(self, weight, rows, grads, optimizer):
+    def _scatter_update(self, weight, rows, grads, optimizer, state):
+        validation.optimizer_sgd("optimizer", optimizer)
         self._in_place(weight, lambda target: self._pass(
             grads, target, rows.size, rows=rows, lr=optimizer.lr32))
 
-    def _backward_update(self, weight, grad_out, casting, optimizer):
+    def _backward_update(self, weight, grad_out, casting, optimizer, state):
+        validation.optimizer_sgd("optimizer", optimizer)
         self._in_place(weight, lambda target: self._pass(
             grad_out, target, casting.rows.size, indices=casting.bags,
             offsets=casting.segment_offsets, weights=casting.weights, rows=casting.rows,

@@ -455,7 +455,7 @@ class EngineDevice(Device):
         if item.optimizer is not None:
             if item.scales is not None:
                 raise ValueError(f"{name}.scales must be None with an optimizer, not an array")
-            validation.optimizer_sgd(item.optimizer)
+            validation.optimizer_sgd(f"{name}.optimizer", item.optimizer)
             if not self._features["sgd"]:
                 raise self._lacks("sgd", f"{name}.optimizer must be None, not {item.optimizer!r}")
         self._check_rows(f"{name}.source", item.source)
@@ -684,11 +684,13 @@ class EngineDevice(Device):
         return self._gathered("grad_out", grad_out, casting.rows.size, indices=casting.bags,
                               offsets=casting.segment_offsets, weights=casting.weights)
 
-    def _scatter_update(self, weight, rows, grads, optimizer):
+    def _scatter_update(self, weight, rows, grads, optimizer, state):
+        validation.optimizer_sgd("optimizer", optimizer)
         self._check_target("weight", weight)
         self.submit([Pass(source=grads, target=weight, rows=rows, optimizer=optimizer)])
 
-    def _backward_update(self, weight, grad_out, casting, optimizer):
+    def _backward_update(self, weight, grad_out, casting, optimizer, state):
+        validation.optimizer_sgd("optimizer", optimizer)
         self._check_target("weight", weight)
         self._check_weights("casting.weights", casting.weights)
         self.submit([Pass(source=grad_out, target=weight, indices=casting.bags,

@@ -23,11 +23,11 @@ class GoldenDevice(Device):
     def _casted_gather_reduce(self, grad_out, casting):
         return golden.casted_gather_reduce(grad_out, casting)
 
-    def _scatter_update(self, weight, rows, grads, optimizer):
-        golden.scatter_update(weight, rows, grads, optimizer)
+    def _scatter_update(self, weight, rows, grads, optimizer, state):
+        golden.scatter_update(weight, rows, grads, optimizer, state)
 
-    def _backward_update(self, weight, grad_out, casting, optimizer):
-        golden.backward_update(weight, grad_out, casting, optimizer)
+    def _backward_update(self, weight, grad_out, casting, optimizer, state):
+        golden.backward_update(weight, grad_out, casting, optimizer, state)
 
     def _expand(self, grad_out, offsets):
         return golden.expand(grad_out, offsets)

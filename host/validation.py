@@ -9,12 +9,12 @@ that they serve NumPy and CuPy arrays alike.
 
 import numpy as np
 
-from ..golden import SGD, Casting
+from ..golden import SGD, Casting, RowwiseAdagrad
 
 __all__ = [
     "casting_fields", "disjoint", "index_array", "index_kind", "matrix", "mean_lengths",
-    "mode_name", "offset_array", "optimizer_sgd", "row_array", "sample_weights", "scalar_count",
-    "writable",
+    "mode_name", "offset_array", "optimizer_sgd", "optimizer_state", "row_array", "sample_weights",
+    "scalar_count", "writable",
 ]
 
 _INTEGERS = (np.int32, np.int64)
@@ -210,11 +210,28 @@ def scalar_count(name, value):
     return int(value)
 
 
-def optimizer_sgd(value):
-    """Check the optimizer to be an SGD, the one rule that the update calls have."""
+def optimizer_sgd(name, value):
+    """Check an optimizer to be an SGD, the one rule that an engine has."""
     if not isinstance(value, SGD):
-        raise TypeError(f"optimizer must be an SGD, not {type(value).__name__}")
+        raise TypeError(f"{name} must be an SGD on an engine, not {type(value).__name__}")
     return value
+
+
+def optimizer_state(optimizer, state, n_rows, xp=np):
+    """Check an update rule and its state: None for SGD, float32 [n_rows] for RowwiseAdagrad."""
+    if isinstance(optimizer, RowwiseAdagrad):
+        _array("state", state, 1, (np.float32,), xp)
+        if state.size != n_rows:
+            raise ValueError(f"state must have {n_rows} elements (rows of weight), "
+                             f"not {state.size}")
+        if xp is np and not state.flags.writeable:
+            raise ValueError("state must be writable, not a read-only array: it is updated in "
+                             "place")
+    elif not isinstance(optimizer, SGD):
+        raise TypeError(f"optimizer must be an SGD or a RowwiseAdagrad, "
+                        f"not {type(optimizer).__name__}")
+    elif state is not None:
+        raise TypeError(f"state must be None with SGD, not {type(state).__name__}")
 
 
 def casting_fields(casting, *, n_bags=None, bags_of=None, n_rows=None, rows_of=None,

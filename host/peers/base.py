@@ -51,7 +51,7 @@ class Peer(Device):
     def _casted_gather_reduce(self, grad_out, casting):
         raise self._lacks("casted_gather_reduce")
 
-    def _scatter_update(self, weight, rows, grads, optimizer):
+    def _scatter_update(self, weight, rows, grads, optimizer, state):
         raise self._lacks("scatter_update")
 
     def _expand(self, grad_out, offsets):

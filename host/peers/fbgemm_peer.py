@@ -73,7 +73,7 @@ class FbgemmPeer(Peer):
         self.seconds = {"forward": perf_counter() - start}
         return out.numpy()
 
-    def _backward_update(self, weight, grad_out, casting, optimizer):
+    def _backward_update(self, weight, grad_out, casting, optimizer, state):
         layer, table = self._layer(weight, float(optimizer.lr32))
         inputs = self._inputs(*self.batch(casting, grad_out.shape[0]))
         grad_out = self._torch.from_numpy(np.array(grad_out))

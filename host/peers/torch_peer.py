@@ -77,13 +77,13 @@ class TorchPeer(Peer):
         weight = self._torch.zeros(n_rows, grad_out.shape[1], requires_grad=True)
         return self._sparse_gradient(weight, grad_out, casting).values().numpy()
 
-    def _scatter_update(self, weight, rows, grads, optimizer):
+    def _scatter_update(self, weight, rows, grads, optimizer, state):
         table, rows, grads = (self._tensor(array) for array in (weight, rows, grads))
         start = perf_counter()
         table.index_add_(0, rows, grads, alpha=-float(optimizer.lr32))
         self.seconds = {"update": perf_counter() - start}
 
-    def _backward_update(self, weight, grad_out, casting, optimizer):
+    def _backward_update(self, weight, grad_out, casting, optimizer, state):
         table = self._tensor(weight).requires_grad_()
         rule = self._torch.optim.SGD([table], lr=float(optimizer.lr32))
         table.grad = None

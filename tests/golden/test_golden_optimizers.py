@@ -6,7 +6,7 @@ import softfloatpy as sf
 from golden_data import floats
 
 from tcast import golden
-from tcast.golden import numerics, optimizers
+from tcast.golden import numerics
 
 
 def soft(x):
@@ -79,28 +79,30 @@ def test_rowwise_adagrad_operation_by_operation(dim):
         for d in range(dim):
             expected_weight[row, d] = hard(sf.f32_sub(soft(weight[row, d]),
                                                       sf.f32_mul(step, soft(grads[s, d]))))
-    golden.rowwise_adagrad_update(weight, state, rows, grads, rule)
+    golden.scatter_update(weight, rows, grads, rule, state)
     assert golden.bits_equal(state, expected_state)
     assert golden.bits_equal(weight, expected_weight)
 
 
 def test_rowwise_adagrad_of_a_zero_gradient_without_eps():
     weight, state = np.ones((1, 2), np.float32), np.zeros(1, np.float32)
-    golden.rowwise_adagrad_update(weight, state, np.array([0]), np.zeros((1, 2), np.float32),
-                                  golden.RowwiseAdagrad(0.1, 0))
+    golden.scatter_update(weight, np.array([0]), np.zeros((1, 2), np.float32),
+                          golden.RowwiseAdagrad(0.1, 0), state)
     assert numerics.bits(weight).tolist() == [[0x7FC00000] * 2]  # ∞ · 0
     assert state[0] == 0
 
 
 @pytest.mark.parametrize("changes, error, message", [
-    (dict(optimizer=golden.SGD(1)), TypeError, "optimizer must be RowwiseAdagrad"),
-    (dict(state=np.zeros(3)), TypeError, "state must be a float32"),
-    (dict(state=np.zeros(2, np.float32)), ValueError, r"state must be .* of shape \(3,\)"),
+    (dict(optimizer=golden.SGD(1)), TypeError, "state must be None with SGD, not ndarray"),
+    (dict(state=None), TypeError, "state must be a numpy.ndarray with RowwiseAdagrad"),
+    (dict(state=np.zeros(3)), TypeError, "state must be of dtype float32, not float64"),
+    (dict(state=np.zeros(2, np.float32)), ValueError, r"state must have shape \(3,\)"),
+    (dict(state=np.broadcast_to(np.float32(0), 3)), ValueError, "state must be writable"),
     (dict(rows=np.array([1, 1])), ValueError, r"rows\[1\] must be above")])
 def test_rowwise_adagrad_refuses(changes, error, message):
     arguments = dict(weight=np.ones((3, 2), np.float32), state=np.zeros(3, np.float32),
                      rows=np.array([0, 2]), grads=np.ones((2, 2), np.float32),
                      optimizer=golden.RowwiseAdagrad(0.1)) | changes
     with pytest.raises(error, match=message):
-        optimizers.rowwise_adagrad_update(**arguments)
+        golden.scatter_update(**arguments)
     assert (arguments["weight"] == 1).all()

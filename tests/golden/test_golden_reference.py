@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tcast.golden import reference
+from tcast.golden import SGD, reference
 
 P = {k: f"(x{k}+x{k + 8})" for k in range(8)}       # partials of two rows
 Q = {k: f"((x{k}+x{k + 8})+x{k + 16})" for k in range(8)}  # and of three
@@ -75,11 +75,7 @@ def test_backward_by_hand():
                                   [[1, 10], [4, 40], [5, 50]])
     np.testing.assert_array_equal(reference.expand(grad_out, OFFSETS), grad_out[[0, 0, 2, 2]])
     weight = WEIGHT.copy()
-
-    class Half:
-        lr32 = np.float32(0.5)
-
-    reference.backward_update(weight, grad_out, casting, Half)
+    reference.backward_update(weight, grad_out, casting, SGD(0.5))
     np.testing.assert_array_equal(weight, [[0.5, -3], [1, -16], [2.5, -19]])
 
 

@@ -74,6 +74,16 @@ def test_backward_equals_reference(**case):
     reference.backward_update(updated[1], grad_out, casting, optimizer)
     golden.scatter_update(updated[2], casting.rows, grads, optimizer)
     reference.scatter_update(updated[3], casting.rows, grads, optimizer)
+    adagrad = golden.RowwiseAdagrad(0.1, 1e-6)
+    states = [np.arange(len(weight), dtype=np.float32) for _ in range(4)]
+    tables = [weight.copy() for _ in range(4)]
+    golden.backward_update(tables[0], grad_out, casting, adagrad, states[0])
+    reference.backward_update(tables[1], grad_out, casting, adagrad, states[1])
+    golden.scatter_update(tables[2], casting.rows, grads, adagrad, states[2])
+    reference.scatter_update(tables[3], casting.rows, grads, adagrad, states[3])
+    for table, state in zip(tables, states, strict=True):
+        same(table, tables[0])
+        same(state, states[0])
     golden.baseline_backward(updated[4], grad_out, indices, offsets, optimizer, weights)
     reference.baseline_backward(updated[5], grad_out, indices, offsets, optimizer, weights)
     for other in updated[1:]:
@@ -226,9 +236,9 @@ def test_updates_refuse_before_anything_changes():
     weight = WEIGHT.copy()
     for call, error, message in (
             (lambda: golden.scatter_update(weight, rows, grads, 0.1), TypeError,
-             "optimizer must be SGD, not 0.1"),
+             "optimizer must be an SGD or a RowwiseAdagrad, not float"),
             (lambda: golden.scatter_update(weight, rows, grads, adagrad), TypeError,
-             "optimizer must be SGD"),
+             "state must be a numpy.ndarray with RowwiseAdagrad, not NoneType"),
             (lambda: golden.scatter_update(frozen, rows, grads, sgd), ValueError,
              "weight must be writable"),
             (lambda: golden.scatter_update(weight, rows[::-1].copy(), grads, sgd), ValueError,

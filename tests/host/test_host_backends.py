@@ -35,11 +35,14 @@ def same_casting(a, b):
     return True
 
 
-def check_all(device, case):
-    """Run every operation on ``device`` and on the golden model; compare bits and inputs."""
+def check_all(device, case, adagrad=True):
+    """Run every operation on ``device`` and on the golden model; compare bits and inputs.
+
+    Without ``adagrad`` the device has SGD alone.
+    """
     w, g, i, o = case.weight, case.grad_out, case.indices, case.offsets
     before = [x.copy() for x in (w, g, i, o)]
-    optimizer = tcast.SGD(0.1)
+    optimizers = [tcast.SGD(0.1), *[tcast.RowwiseAdagrad(0.1, 1e-6)] * adagrad]
     for per_sample, mode in ((None, "sum"), (None, "mean"), (case.sample_weights, "sum")):
         assert golden.bits_equal(device.embedding_bag(w, i, o, per_sample, mode),
                                  golden.embedding_bag(w, i, o, per_sample, mode))
@@ -56,13 +59,17 @@ def check_all(device, case):
         assert golden.bits_equal(expanded, golden.expand(g, o))
         assert golden.bits_equal(device.coalesce(expanded, casting), expected)
 
-        updated = w.copy()
-        golden.backward_update(updated, g, casting, optimizer)
-        for update in (lambda t, c: device.backward_update(t, g, c, optimizer),
-                       lambda t, c, e=expected: device.scatter_update(t, c.rows, e, optimizer)):
-            table = w.copy()
-            assert update(table, casting) is None
-            assert golden.bits_equal(table, updated)
+        for optimizer in optimizers:
+            states = [None if isinstance(optimizer, tcast.SGD) else np.abs(w[:, 0])
+                      for _ in range(3)]
+            tables = [w.copy() for _ in range(3)]
+            golden.backward_update(tables[0], g, casting, optimizer, states[0])
+            assert device.backward_update(tables[1], g, casting, optimizer, states[1]) is None
+            assert device.scatter_update(tables[2], casting.rows, expected, optimizer,
+                                         states[2]) is None
+            for table, state in zip(tables[1:], states[1:], strict=True):
+                assert golden.bits_equal(table, tables[0])
+                assert state is None or golden.bits_equal(state, states[0])
     used = i[:case.used]
     rows = device.gather(w, used)
     assert np.array_equal(rows.view(np.uint32), w[used].view(np.uint32))  # copies keep payloads
@@ -123,14 +130,14 @@ def test_golden_backend_is_the_golden_model(case):
 @pytest.mark.parametrize("placement", ["aligned", "scattered"])
 def test_driver_on_the_machine_returns_golden_bits(placement, case):
     with open_machine(TINY, placement=placement, seed=len(case.indices)) as device:
-        check_all(device, case)
+        check_all(device, case, adagrad=False)
 
 
 @settings(max_examples=20, deadline=None)
 @given(batches([16, 64]))
 def test_driver_on_a_wide_machine_returns_golden_bits(case):
     with open_machine(WIDE, placement="scattered", seed=1) as device:
-        check_all(device, case)
+        check_all(device, case, adagrad=False)
 
 
 def test_a_wrong_bit_is_found(monkeypatch):
@@ -167,8 +174,8 @@ def test_signatures_are_those_of_the_design():
         "gather": ["weight", "indices"],
         "cast": ["indices", "offsets", "num_rows", "per_sample_weights"],
         "casted_gather_reduce": ["grad_out", "casting"],
-        "scatter_update": ["weight", "rows", "grads", "optimizer"],
-        "backward_update": ["weight", "grad_out", "casting", "optimizer"],
+        "scatter_update": ["weight", "rows", "grads", "optimizer", "state"],
+        "backward_update": ["weight", "grad_out", "casting", "optimizer", "state"],
         "expand": ["grad_out", "offsets"],
         "coalesce": ["expanded", "casting"],
         "scatter": ["dst", "rows", "values"],

@@ -171,7 +171,8 @@ def read_only(array):
     ("rows", ints(0, 3, 10), ValueError, ["rows[2]", "below 10", "not 10"]),
     ("rows", ints(0, 3, 9, dtype=np.uint64), TypeError, ["rows", "uint64"]),
     ("optimizer", 0.1, TypeError, ["optimizer", "SGD", "float"]),
-    ("optimizer", tcast.RowwiseAdagrad(0.1), TypeError, ["optimizer", "RowwiseAdagrad"]),
+    ("optimizer", tcast.RowwiseAdagrad(0.1), TypeError, ["state", "NoneType"]),
+    ("state", np.zeros(10, F32), TypeError, ["state", "None with SGD"]),
 ])
 def test_scatter_update_names_the_argument_and_changes_nothing(device, name, value, error, words):
     arguments = {"weight": np.ones((10, 4), F32), "rows": ints(0, 3, 9),
@@ -182,6 +183,46 @@ def test_scatter_update_names_the_argument_and_changes_nothing(device, name, val
     for word in words:
         assert word in str(caught.value)
     assert np.array_equal(arguments["weight"], before)
+
+
+@pytest.mark.parametrize("state, error, words", [
+    (np.zeros(9, F32), ValueError, ["state", "10 elements", "not 9"]),
+    (np.zeros((10, 1), F32), ValueError, ["state", "(10, 1)"]),
+    (np.zeros(10), TypeError, ["state", "float32", "float64"]),
+    (read_only(np.zeros(10, F32)), ValueError, ["state", "writable"]),
+])
+def test_state_of_row_wise_adagrad_is_checked(device, state, error, words):
+    weight, grads = np.ones((10, 4), F32), np.ones((2, 4), F32)
+    casting = device.cast(ints(0, 1), ints(0, 1, 2), 10)
+    optimizer = tcast.RowwiseAdagrad(0.1)
+    for update in (lambda: device.scatter_update(weight, ints(0, 1), grads, optimizer, state),
+                   lambda: device.backward_update(weight, grads, casting, optimizer, state)):
+        with pytest.raises(error) as caught:
+            update()
+        for word in words:
+            assert word in str(caught.value)
+    assert (weight == 1).all() and not state.any()
+
+
+def test_state_must_not_overlap_what_is_read(device):
+    weight, grads = np.ones((3, 4), F32), np.zeros((3, 4), F32)
+    with pytest.raises(ValueError, match="state must not share memory with grads"):
+        device.scatter_update(weight, ints(0, 1, 2), grads, tcast.RowwiseAdagrad(0.1),
+                              grads.reshape(-1)[:3])
+    with pytest.raises(ValueError, match="state must not share memory with weight"):
+        device.scatter_update(weight, ints(0, 1, 2), grads, tcast.RowwiseAdagrad(0.1),
+                              weight.reshape(-1)[:3])
+
+
+def test_an_engine_has_sgd_alone():
+    weight, grads, state = np.ones((4, 4), F32), np.ones((2, 4), F32), np.zeros(4, F32)
+    with open_machine() as engine:
+        casting = engine.cast(ints(0, 1), ints(0, 1, 2), 4)
+        for update in (lambda rule: engine.scatter_update(weight, ints(0, 1), grads, rule, state),
+                       lambda rule: engine.backward_update(weight, grads, casting, rule, state)):
+            with pytest.raises(TypeError, match="optimizer must be an SGD on an engine"):
+                update(tcast.RowwiseAdagrad(0.1))
+    assert (weight == 1).all() and not state.any()
 
 
 def test_updated_array_must_not_overlap_what_is_read(device):
