@@ -9,7 +9,14 @@ import numpy as np
 
 from ..golden import Casting
 
-__all__ = ["cast", "last_of_each", "sort_rows"]
+__all__ = ["cast", "check_key_bits", "last_of_each", "sort_rows"]
+
+
+def check_key_bits(key_bits, num_rows, n_lookups):
+    """Raise ValueError unless a key of so many bits fits in a word."""
+    if key_bits > 63:
+        raise ValueError(f"num_rows times the number of lookups must be at most 2**63, "
+                         f"not {num_rows} rows and {n_lookups} lookups")
 
 
 def sort_rows(rows, num_rows, xp=np):
@@ -28,9 +35,7 @@ def sort_rows(rows, num_rows, xp=np):
     n = rows.size
     position_bits = max(n - 1, 0).bit_length()
     key_bits = max(num_rows - 1, 0).bit_length() + position_bits
-    if key_bits > 63:
-        raise ValueError(f"num_rows times the number of lookups must be at most 2**63, "
-                         f"not {num_rows} rows and {n} lookups")
+    check_key_bits(key_bits, num_rows, n)
     dtype = xp.uint32 if key_bits <= 32 else xp.int64
     keys = rows.astype(dtype)
     keys <<= dtype(position_bits)

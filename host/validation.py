@@ -10,6 +10,8 @@ that they serve NumPy and CuPy arrays alike.
 import numpy as np
 
 from ..golden import SGD, Casting, RowwiseAdagrad
+from . import native
+from .checked_casting import CheckedCasting
 
 __all__ = [
     "casting_fields", "disjoint", "index_array", "index_kind", "matrix", "mean_lengths",
@@ -102,8 +104,14 @@ def _first(mask, xp):
 
 def _in_range(name, value, n_rows, rows_of, place, xp):
     """Check every element to be in [0, n_rows); ``place`` describes a position in words."""
-    if value.size and (int(value.min()) < 0 or int(value.max()) >= n_rows):
+    core = native.loaded() if xp is np else None
+    if core is not None:
+        position = core.first_outside(value, n_rows)
+    elif value.size and (int(value.min()) < 0 or int(value.max()) >= n_rows):
         position = _first((value < 0) | (value >= n_rows), xp)
+    else:
+        position = -1
+    if position >= 0:
         raise ValueError(f"{name}[{position}] must be at least 0 and below {n_rows} ({rows_of}), "
                          f"not {int(value[position])}{place(position)}")
 
@@ -118,9 +126,13 @@ def offset_array(name, value, n_lookups, lookups_of, xp=np):
         raise ValueError(f"{name} must have at least 1 element (one more than bags), not 0")
     if int(value[0]) != 0:
         raise ValueError(f"{name}[0] must be 0, not {int(value[0])}")
-    falls = value[1:] < value[:-1]
-    if bool(falls.any()):
-        position = _first(falls, xp) + 1
+    core = native.loaded() if xp is np else None
+    if core is not None:
+        position = core.first_fall(value)
+    else:
+        falls = value[1:] < value[:-1]
+        position = _first(falls, xp) + 1 if bool(falls.any()) else -1
+    if position >= 0:
         raise ValueError(f"{name}[{position}] must be at least {name}[{position - 1}] = "
                          f"{int(value[position - 1])}, not {int(value[position])}")
     if int(value[-1]) > n_lookups:
@@ -243,8 +255,12 @@ def casting_fields(casting, *, n_bags=None, bags_of=None, n_rows=None, rows_of=N
     """
     if not isinstance(casting, Casting):
         raise TypeError(f"casting must be a Casting, not {type(casting).__name__}")
-    for name in ("bags", "segment_offsets", "rows", "positions"):
+    for name in ("bags", "segment_offsets", "rows"):
         index_kind(f"casting.{name}", getattr(casting, name), xp)
+    if isinstance(casting, CheckedCasting) and casting.within(
+            n_bags=n_bags, n_rows=n_rows, n_expanded=n_expanded):
+        return casting
+    index_kind("casting.positions", casting.positions, xp)
     n_lookups = casting.bags.size
     for name, wanted, why in (
             ("segment_offsets", casting.rows.size + 1, "one more than casting.rows"),

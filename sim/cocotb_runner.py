@@ -14,15 +14,8 @@ from xml.etree import ElementTree
 
 from cocotb_tools.runner import Verilator, VerilatorControlFile
 
-from .runner import (
-    FLAGS,
-    FLAGS_FAST,
-    BuildError,
-    build_directory,
-    build_once,
-    file_facts,
-    find_tools,
-)
+from ..host.build_cache import BuildError, build_directory, build_once, file_facts
+from .runner import FLAGS, FLAGS_FAST, find_tools
 
 __all__ = ["FastVerilator", "TestResult", "build_bench", "run_bench"]
 
@@ -110,7 +103,7 @@ def build_bench(verilog_files, top, public, *, cpp_files=(), includes=(), define
             for file in directory.glob(pattern):
                 file.unlink()
 
-    return build_once(facts, build, kind="cocotb")
+    return build_once(facts, "cocotb", build)
 
 
 def run_bench(directory, top, module, *, seed, tests=None, environment=None, verbose=False):

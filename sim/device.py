@@ -1,8 +1,9 @@
 """The simulated device: the engine's RTL behind the API of every backend."""
 
 from ..host.backend import BackendUnavailable
+from ..host.build_cache import BuildError
 from ..host.driver import EngineDevice
-from .runner import BuildError, find_tools
+from .runner import find_tools
 from .simulation import Simulation
 
 __all__ = ["open_sim"]

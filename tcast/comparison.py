@@ -144,8 +144,8 @@ def open_backends(names, config, *, threads=1, latency=64, seed=0, verilog=None,
     """
     from . import api
     from .host.backend import BackendUnavailable
+    from .host.build_cache import BuildError
     from .host.peers import open_peer
-    from .sim.runner import BuildError
 
     for name in names:
         if name not in BACKENDS:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from .equality import ImageIo, MismatchError, same_bits, same_image
 from .golden.machine import Machine
 from .host.backend import BackendUnavailable
+from .host.build_cache import BuildError
 from .host.driver import EngineDevice
 from .host.golden_backend import GoldenDevice
 from .hw import registers
 from .hw.descriptor import unpack
-from .sim.runner import BuildError
 from .sim.simulation import Simulation
 
 __all__ = ["CAUSES", "OPERATIONS", "CheckedDevice", "Comparison", "Operation", "limit_of",

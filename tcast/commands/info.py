@@ -102,7 +102,8 @@ def _program(name, option):
 
 
 def _verilator():
-    from ..sim.runner import BuildError, find_tools
+    from ..host.build_cache import BuildError
+    from ..sim.runner import find_tools
     try:
         return find_tools().version
     except BuildError:

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from tcast import cosimulation
 from tcast.cli import application
 from tcast.golden.machine import Machine
+from tcast.host.build_cache import BuildError
 from tcast.hw import registers
 from tcast.hw.descriptor import unpack
-from tcast.sim.runner import BuildError
 
 
 def run(*arguments):

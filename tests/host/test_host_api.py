@@ -9,6 +9,7 @@ import pytest
 
 import tcast
 from tcast.host.backend import Device
+from tcast.host.build_cache import BuildError
 
 
 def test_every_name_of_the_package_exists():
@@ -118,7 +119,6 @@ def test_open_sim_without_its_tools_says_so(monkeypatch):
 
 def test_backends_are_listed_with_reasons(monkeypatch):
     runner = types.ModuleType("tcast.sim.runner")
-    runner.BuildError = RuntimeError
     runner.find_tools = lambda: None
     monkeypatch.setitem(sys.modules, "tcast.sim.runner", runner)
     monkeypatch.setitem(sys.modules, "cupy", None)
@@ -130,7 +130,7 @@ def test_backends_are_listed_with_reasons(monkeypatch):
         tcast.open("cupy")
 
     def no_compiler():
-        raise runner.BuildError("g++ is not installed")
+        raise BuildError("g++ is not installed")
 
     runner.find_tools = no_compiler
     assert tcast.backends()["sim"] == "g++ is not installed"

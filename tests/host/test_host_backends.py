@@ -11,7 +11,7 @@ from hypothesis import given, settings
 import tcast
 from tcast import golden
 from tcast.golden import reference
-from tcast.host import cpu
+from tcast.host import native, numpy_core
 from tcast.host.backend import Device
 from tcast.host.cpu import CpuDevice
 from tcast.host.cupy_backend import CupyDevice
@@ -85,21 +85,30 @@ def check_all(device, case, adagrad=True):
 @settings(max_examples=40, deadline=None)
 @given(batches([1, 2, 5, 16, 33]))
 @pytest.mark.parametrize("threads", [1, 3])
-def test_cpu_returns_golden_bits(threads, case):
-    piece = cpu.PIECE_LOOKUPS
-    cpu.PIECE_LOOKUPS = 50  # many pieces even in a small batch
+def test_numpy_core_returns_golden_bits(threads, case):
+    piece = numpy_core.PIECE_LOOKUPS
+    numpy_core.PIECE_LOOKUPS = 50  # many pieces even in a small batch
     try:
-        with CpuDevice(threads=threads) as device:
+        with CpuDevice(threads=threads, core="numpy") as device:
             check_all(device, case)
     finally:
-        cpu.PIECE_LOOKUPS = piece
+        numpy_core.PIECE_LOOKUPS = piece
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches([1, 3, 4, 15, 16, 37, 64, 100, 128, 260]))
+@pytest.mark.parametrize("core", native.instruction_sets())
+def test_compiled_core_returns_golden_bits(core, case):
+    with CpuDevice(threads=2, core=core) as device:
+        check_all(device, case)
 
 
 @settings(max_examples=15, deadline=None)
 @given(batches([1, 4]))
-def test_cpu_returns_the_bits_of_the_obvious_loops(case):
-    """The cpu backend shares the golden model's fast sums; the loops are independent of them."""
-    with CpuDevice(threads=2) as device:
+@pytest.mark.parametrize("core", ["auto", "numpy"])
+def test_cpu_returns_the_bits_of_the_obvious_loops(core, case):
+    """The NumPy core shares the golden model's fast sums; the loops are independent of them."""
+    with CpuDevice(threads=2, core=core) as device:
         for weights, mode in ((None, "sum"), (None, "mean"), (case.sample_weights, "sum")):
             assert golden.bits_equal(
                 device.embedding_bag(case.weight, case.indices, case.offsets, weights, mode),
@@ -111,11 +120,17 @@ def test_cpu_returns_the_bits_of_the_obvious_loops(case):
         assert golden.bits_equal(table, expected)
 
 
-def test_cpu_large_batch_in_pieces():
-    case = batch(5, 20_000, 3_000, 60, 8, np.int32, np.int64)
-    with CpuDevice(threads=2) as device:
-        assert case.used > 2 * cpu.PIECE_LOOKUPS
-        check_all(device, case)
+@pytest.mark.parametrize("core", [*native.instruction_sets(), "numpy"])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_cpu_large_batch_in_pieces(core, threads):
+    for rows, index_type in ((20_000, np.int32), (3, np.int64), (1 << 40, np.int64)):
+        case = batch(5, min(rows, 20_000), 3_000, 60, 8, index_type, np.int64)
+        assert case.used > 2 * numpy_core.PIECE_LOOKUPS
+        with CpuDevice(threads=threads, core=core) as device:
+            check_all(device, case)
+            used = case.indices[:case.used] << (20 if rows > 20_000 else 0)
+            assert same_casting(device.cast(used, case.offsets, rows),
+                                golden.cast(used, case.offsets, rows))
 
 
 @settings(max_examples=20, deadline=None)
@@ -150,9 +165,9 @@ def test_a_wrong_bit_is_found(monkeypatch):
         sums.view(np.uint32)[-1, -1] ^= 1
         return sums
 
-    monkeypatch.setattr(cpu, "vectorised", SimpleNamespace(
+    monkeypatch.setattr(numpy_core, "vectorised", SimpleNamespace(
         segment_sums=wrong, update_rows=golden.vectorised.update_rows))
-    with CpuDevice(threads=1) as device, pytest.raises(AssertionError):
+    with CpuDevice(threads=1, core="numpy") as device, pytest.raises(AssertionError):
         check_all(device, case)
 
 

@@ -8,10 +8,10 @@ import pytest
 import tcast
 from tcast import golden
 from tcast.host.backend import BackendUnavailable
+from tcast.host.build_cache import BuildError
 from tcast.host.driver import EngineTimeout
 from tcast.hw.config import EngineConfig
 from tcast.sim import device as sim_device
-from tcast.sim.runner import BuildError
 from tcast.sim.simulation import Simulation, is_built
 
 TINY = EngineConfig.preset("tiny64")
