@@ -44,6 +44,7 @@ class InputTypeError(TypeError, RuntimeError):
 class _CpuBridge:
     """NumPy's views of CPU tensors, and the cpu backend with as many threads as PyTorch has."""
 
+    xp = np
     _no_scope = contextlib.nullcontext()
 
     def __init__(self, threads):
@@ -75,27 +76,27 @@ class _CpuBridge:
 class _CudaBridge:
     """CuPy's views of CUDA tensors, and the cupy backend on PyTorch's current stream."""
 
-    def __init__(self, index):
-        self._cupy = load_cupy()
-        self._index = index
-        self._streams = {0: self._cupy.cuda.Stream.null}
-        with self._cupy.cuda.Device(index):
+    def __init__(self, device):
+        self.xp = load_cupy()
+        self._of = device
+        self._streams = {0: self.xp.cuda.Stream.null}
+        with self.xp.cuda.Device(device.index):
             self.device = CupyDevice()
 
     def _stream(self):
         """Return PyTorch's current stream as CuPy's."""
-        handle = torch.cuda.current_stream(self._index).cuda_stream
+        handle = torch.cuda.current_stream(self._of).cuda_stream
         if handle not in self._streams:
             # CuPy 14 prefers Stream.from_external, whose streams destroy what they wrap.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
-                self._streams[handle] = self._cupy.cuda.ExternalStream(handle, self._index)
+                self._streams[handle] = self.xp.cuda.ExternalStream(handle, self._of.index)
         return self._streams[handle]
 
     @contextlib.contextmanager
     def scope(self):
         """As in :class:`_CpuBridge`."""
-        with self._cupy.cuda.Device(self._index), self._stream():
+        with self.xp.cuda.Device(self._of.index), self._stream():
             yield
 
     def array(self, tensor):
@@ -103,14 +104,14 @@ class _CudaBridge:
         if tensor is None:
             return None
         if not tensor.numel():  # has no memory to share
-            return self._cupy.empty(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        return self._cupy.from_dlpack(tensor.detach())
+            return self.xp.empty(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        return self.xp.from_dlpack(tensor.detach())
 
     def tensor(self, array):
         """As in :class:`_CpuBridge`."""
         if not array.size:
             return torch.empty(array.shape, dtype=getattr(torch, array.dtype.name),
-                               device=torch.device("cuda", self._index))
+                               device=self._of)
         return torch.from_dlpack(array)
 
     def with_end(self, offsets, end):
@@ -126,7 +127,7 @@ def _bridge(device):
     if device.type == "cpu":
         key, make = torch.get_num_threads(), _CpuBridge
     elif device.type == "cuda":
-        key, make = (device.index,), lambda key: _CudaBridge(key[0])
+        key, make = device, _CudaBridge
     else:
         raise ValueError(f"weight must be on a cpu or cuda device, not {device}")
     bridge = _bridges.get(key)
@@ -462,13 +463,12 @@ class EmbeddingBag(torch.nn.EmbeddingBag):
         bridge = _bridge(self.weight.device)
         with bridge.scope():
             ends, rows = bridge.array(offsets), bridge.array(indices)
-            xp = bridge.device._xp(rows)
-            validation.offset_array("offsets", ends, rows.size, "elements of input", xp)
+            validation.offset_array("offsets", ends, rows.size, "elements of input", bridge.xp)
             validation.index_array("indices", rows[:int(ends[-1])], self.weight.shape[0],
-                                   "rows of weight", ends, xp)
+                                   "rows of weight", ends, bridge.xp)
         before = torch.zeros(indices.numel() + 1, dtype=torch.int64, device=indices.device)
         torch.cumsum(kept, 0, out=before[1:])
-        return (indices[kept], before[offsets],
+        return (indices[kept], before.index_select(0, offsets),
                 None if factors is None else factors[kept])
 
     def _with_end(self, offsets, n_lookups):
