@@ -62,12 +62,17 @@ class CpuDevice(Device):
                           RuntimeWarning, stacklevel=4)
             return NumpyCore()
 
+    def close(self):
+        """Give back the memory that is kept for the next call."""
+        super().close()
+        self._core.buffers.clear()
+
     def _run(self, source, target, **arrays):
         self._core.run(source, target, self.threads, **arrays)
 
     def _gathered(self, source, n_segments, **arrays):
         """Return the result of a pass that overwrites a new array."""
-        out = np.empty((n_segments, source.shape[1]), np.float32)
+        out = self._core.buffers.empty((n_segments, source.shape[1]), np.float32)
         self._run(source, out, **arrays)
         return out
 

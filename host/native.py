@@ -16,6 +16,7 @@ import numpy as np
 
 from ..golden import SGD
 from . import packed_cast
+from .buffers import Buffers
 from .build_cache import BuildError, build_once, file_facts, run_logged
 from .checked_casting import CheckedCasting
 
@@ -78,7 +79,10 @@ def _integers(array):
 
 def _dense(array):
     """Return ``array`` C-contiguous and aligned, itself if it is; None for None."""
-    return None if array is None else np.require(array, requirements="CA")
+    if array is None:
+        return None
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
 
 
 def _with_rows(array):
@@ -97,12 +101,17 @@ class NativeCore:
         The compiled core.
     name : str
         Its instruction set, of INSTRUCTION_SETS.
+
+    Attributes
+    ----------
+    buffers : Buffers
+        Where results and scratch come from.
     """
 
     def __init__(self, library, name):
         self.name = name
         self._library = library
-        self._spare = []  # scratch for casting, kept because fresh pages cost as much as sorting
+        self.buffers = Buffers()
         library.tc_run.argtypes = library.tc_cast.argtypes = (_POINTER,)
         library.tc_run.restype = None
         library.tc_cast.restype = library.tc_first_outside.restype = _INT
@@ -173,21 +182,18 @@ class NativeCore:
         n, dtype = indices.size, indices.dtype
         row_bits, low_bits = max(num_rows - 1, 0).bit_length(), most_low.bit_length()
         packed_cast.check_key_bits(row_bits + low_bits, num_rows, n)
-        key_bytes = 4 if row_bits + low_bits <= 32 else 8
-        bags, starts, rows = (np.empty(count, dtype) for count in (n, n + 1, n))
-        positions = np.empty(n, dtype) if by_position else None
-        casted_weights = None if weights is None else np.empty(n, np.float32)
-        parts = [n * key_bytes, n * key_bytes, 4 * n * by_position]
-        scratch = self._spare.pop() if self._spare else np.empty(0, np.uint8)
-        if scratch.size < sum(parts):
-            scratch = np.empty(sum(parts), np.uint8)
-        at = _address(scratch)
+        key_bytes = 4 if row_bits + low_bits <= 32 and n < 1 << 31 else 8
+        empty = self.buffers.empty
+        bags, starts, rows = (empty(count, dtype) for count in (n, n + 1, n))
+        positions = empty(n, dtype) if by_position else None
+        casted_weights = None if weights is None else empty(n, np.float32)
+        keys, spare = (empty(n * key_bytes, np.uint8) for _ in range(2))
+        bag_of_lookup = empty(n, np.int32) if by_position else None
         count = self._library.tc_cast(ctypes.byref(_Cast(
             _integers(indices), _integers(offsets), n, offsets.size - 1, row_bits, low_bits,
             by_position, threads, _address(weights), _address(bags), _address(starts),
-            _address(rows), _address(positions), _address(casted_weights), at, at + parts[0],
-            at + 2 * parts[0], key_bytes)))
-        self._spare.append(scratch)
+            _address(rows), _address(positions), _address(casted_weights), _address(keys),
+            _address(spare), _address(bag_of_lookup), key_bytes)))
         return {"bags": bags, "segment_offsets": starts[:count + 1], "rows": rows[:count],
                 "weights": casted_weights, **({"positions": positions} if by_position else {})}
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..golden import vectorised
 from ..golden.numerics import canonicalise
 from . import packed_cast
+from .buffers import Buffers
 
 __all__ = ["NumpyCore"]
 
@@ -23,6 +24,9 @@ class NumpyCore:
     """The same calls as :class:`tcast.host.native.NativeCore` has for passes and castings."""
 
     name = "numpy"
+
+    def __init__(self):
+        self.buffers = Buffers()
 
     def run(self, source, target, threads, *, indices=None, offsets=None, weights=None,
             scales=None, rows=None, optimizer=None, state=None):

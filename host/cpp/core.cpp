@@ -11,8 +11,12 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -21,7 +25,8 @@ static int omp_get_num_threads() { return 1; }
 #endif
 
 // A function that only prefetches is taken for pure and dropped by GCC 12 unless it is inlined.
-#define INLINE static inline __attribute__((always_inline))
+#define ALWAYS __attribute__((always_inline))
+#define INLINE static inline ALWAYS
 #define UNROLL _Pragma("GCC unroll 16")
 
 namespace {
@@ -63,14 +68,22 @@ template <class T> INLINE T splat(float value) {
     if constexpr (sizeof(T) == 4) {
         return value;
     } else {
-        T all;
-        UNROLL for (unsigned lane = 0; lane < sizeof(T) / 4; ++lane) all[lane] = value;
-        return all;
+        return value - T{};   // a broadcast; subtracting +0 keeps -0
     }
 }
 
 // The NaN of the contract for every NaN.
 template <class T> INLINE T canonical(T x) { return x == x ? x : splat<T>(quiet_nan()); }
+
+// To the second cache: a core can have several times more lines on their way there than to the
+// first, whose latency the order of execution hides.
+INLINE void prefetch_line(const void *address) { __builtin_prefetch(address, 0, 2); }
+
+INLINE void prefetch_row(const float *row, int64_t bytes) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(row), end = begin + bytes;
+    for (uintptr_t line = begin & ~uintptr_t(63); line < end; line += 64)
+        prefetch_line(reinterpret_cast<const void *>(line));
+}
 
 struct DefaultFloats {
     fenv_t before;
@@ -112,6 +125,12 @@ struct tc_pass {
 
 namespace {
 
+// Bytes of rows on their way: more than a core can have outstanding.
+constexpr int64_t BYTES_AHEAD = 24 << 10;
+constexpr int64_t TARGETS_AHEAD = 48;
+// Rows are prefetched so many at a time: measured half as fast again as one by one, between loads.
+constexpr int64_t BURST = 8;
+
 struct Sequence {
     int64_t operator[](int64_t i) const { return i; }
 };
@@ -132,10 +151,10 @@ template <class Index, bool WEIGHTED> struct Lookups {
     // Prefetch so that what lies up to `distance` lookups behind `lookup` is on its way.
     INLINE void prefetch(Lookups &l, int64_t lookup) {
         const int64_t until = std::min(lookup + l.distance, l.end);
+        if (until - l.ahead < BURST && until < l.end) return;
         for (; l.ahead < until; ++l.ahead) {
-            const char *row = reinterpret_cast<const char *>(
-                l.src + static_cast<int64_t>(l.indices[l.ahead]) * l.stride);
-            for (int64_t byte = 0; byte < l.row_bytes; byte += 64) __builtin_prefetch(row + byte);
+            const float *row = l.src + static_cast<int64_t>(l.indices[l.ahead]) * l.stride;
+            prefetch_row(row, l.row_bytes);
         }
     }
 };
@@ -212,30 +231,83 @@ template <int MOST, class Work> INLINE void each_column(int64_t dim, Work &&work
     for (; c < dim; ++c) work.template operator()<float, 1>(c);
 }
 
-// Sum over the columns of one row, of the squares: the adjacent pairwise tree. `level` is scratch.
-INLINE float column_square_sum(const float *row, int64_t dim, float *level) {
-    int64_t n = dim;
-    for (int64_t d = 0; d < dim; ++d) level[d] = row[d] * row[d];
-    while (n > 1) {
-        const int64_t pairs = n / 2;
-        for (int64_t d = 0; d < pairs; ++d) level[d] = level[2 * d] + level[2 * d + 1];
-        if (n % 2) level[pairs] = level[n - 1];
-        n = pairs + n % 2;
-    }
-    return canonical(level[0]);
+// Sums of the neighbours in the 2 * LANES elements of a and b, in order.
+template <int... LANE>
+INLINE wide neighbours(wide a, wide b, std::integer_sequence<int, LANE...>) {
+    return __builtin_shufflevector(a, b, (2 * LANE)...)
+           + __builtin_shufflevector(a, b, (2 * LANE + 1)...);
 }
 
-// What happens to the sum of a segment. put<T, VECTORS>(column, sums) takes its columns in order.
+INLINE wide neighbours(wide a, wide b) {
+    return neighbours(a, b, std::make_integer_sequence<int, LANES>());
+}
+
+// Elements of the scratch that a row's squares take: whole vectors, a power of two of them.
+INLINE int64_t padded(int64_t dim) {
+    int64_t n = LANES;
+    while (n < dim) n *= 2;
+    return n;
+}
+
+// Sum over the columns of one row, of the squares: the adjacent pairwise tree. `level` is scratch
+// of padded(dim) elements that hold -0 from dim on: adding -0 is what an absent operand does.
+INLINE float column_square_sum(const float *row, int64_t dim, float *level) {
+    each_column<4>(dim, [&]<class T, int VECTORS>(int64_t column) ALWAYS {
+        UNROLL for (int v = 0; v < VECTORS; ++v) {
+            const int64_t c = column + v * int64_t(sizeof(T) / 4);
+            const T x = load<T>(row + c);
+            store(level + c, x * x);
+        }
+    });
+    wide sum = load<wide>(level);
+    const int64_t vectors = padded(dim) / LANES;
+    if (vectors == 2) {
+        sum = neighbours(sum, load<wide>(level + LANES));
+    } else if (vectors == 4) {
+        sum = neighbours(neighbours(sum, load<wide>(level + LANES)),
+                         neighbours(load<wide>(level + 2 * LANES), load<wide>(level + 3 * LANES)));
+    } else if (vectors > 4) {
+        // Into the second half, because the -0 of the first must stay.
+        float *next = level + padded(dim);
+        const float *from = level;
+        for (int64_t n = vectors / 2; n; n /= 2) {
+            for (int64_t i = 0; i < n; ++i)
+                store(next + i * LANES, neighbours(load<wide>(from + 2 * i * LANES),
+                                                   load<wide>(from + (2 * i + 1) * LANES)));
+            from = next;
+        }
+        sum = load<wide>(next);
+    }
+    UNROLL for (int n = LANES; n > 1; n /= 2) sum = neighbours(sum, sum);
+    return canonical(static_cast<float>(sum[0]));
+}
+
+// Segments whose gradients wait for their update in row-wise Adagrad: the roots and divisions of a
+// block are done together, and no row's update waits for its own.
+constexpr int64_t BLOCK = 16;
+
+// What happens to the sum of a segment: open, then put<T, VECTORS>(column, sums) for all columns,
+// then close; and finish at the end.
 template <int SINK> struct Target {
     const tc_pass &p;
     float *row = nullptr;
-    int64_t number = 0;
     float scale = 0;
-    float *gradient = nullptr, *level = nullptr;  // scratch of one row, for ROWWISE_ADAGRAD
+    // For ROWWISE_ADAGRAD:
+    float *gradients = nullptr;   // of the block
+    float *level = nullptr;       // scratch of column_square_sum
+    float reciprocal = 0;         // of the columns
+    int64_t waiting = 0;
+    int64_t numbers[BLOCK] = {};  // rows of the block
+    float means[BLOCK] = {};
 
     INLINE void open(Target &t, int64_t segment) {
-        t.number = Integers::at(t.p.rows, segment);
-        t.row = t.p.dst + t.number * t.p.dst_stride;
+        const int64_t number = Integers::at(t.p.rows, segment);
+        if constexpr (SINK == ROWWISE_ADAGRAD) {
+            t.numbers[t.waiting] = number;
+            t.row = t.gradients + t.waiting * t.p.dim;
+        } else {
+            t.row = t.p.dst + number * t.p.dst_stride;
+        }
         if (SINK == WRITE && t.p.scales) t.scale = t.p.scales[segment];
     }
 
@@ -244,73 +316,83 @@ template <int SINK> struct Target {
         UNROLL for (int v = 0; v < VECTORS; ++v) {
             const int64_t c = column + v * WIDTH;
             T x = sums[v];
-            if constexpr (SINK == WRITE) {
-                if (t.p.scales) x = canonical(x * splat<T>(t.scale));
-                store(t.row + c, x);
-            } else if constexpr (SINK == SGD) {
-                store(t.row + c, canonical(load<T>(t.row + c) - splat<T>(t.p.lr) * x));
-            } else {
-                store(t.gradient + c, x);
-            }
+            if (SINK == WRITE && t.p.scales) x = canonical(x * splat<T>(t.scale));
+            if (SINK == SGD) x = canonical(load<T>(t.row + c) - splat<T>(t.p.lr) * x);
+            store(t.row + c, x);
         }
     }
 
     INLINE void close(Target &t) {
         if constexpr (SINK == ROWWISE_ADAGRAD) {
-            const int64_t dim = t.p.dim;
-            const float mean = column_square_sum(t.gradient, dim, t.level) * (1.0f / float(dim));
-            const float state = canonical(t.p.state[t.number] + mean);
-            const float step = canonical(t.p.lr / (std::sqrt(state) + t.p.eps));
-            t.p.state[t.number] = state;
-            each_column<4>(dim, [&]<class T, int VECTORS>(int64_t column) {
+            t.means[t.waiting] = column_square_sum(t.row, t.p.dim, t.level) * t.reciprocal;
+            if (++t.waiting == BLOCK) update(t);
+        }
+    }
+
+    INLINE void finish(Target &t) {
+        if (SINK == ROWWISE_ADAGRAD) update(t);
+    }
+
+    static void update(Target &t) {
+        float states[BLOCK], steps[BLOCK];
+        for (int64_t k = 0; k < BLOCK; ++k)
+            states[k] = k < t.waiting ? t.p.state[t.numbers[k]] : 0.0f;
+        for (int64_t k = 0; k < BLOCK; ++k) {
+            states[k] = canonical(states[k] + t.means[k]);
+            steps[k] = canonical(t.p.lr / (std::sqrt(states[k]) + t.p.eps));
+        }
+        for (int64_t k = 0; k < t.waiting; ++k) {
+            t.p.state[t.numbers[k]] = states[k];
+            float *row = t.p.dst + t.numbers[k] * t.p.dst_stride;
+            const float *gradient = t.gradients + k * t.p.dim;
+            each_column<4>(t.p.dim, [&]<class T, int VECTORS>(int64_t column) ALWAYS {
                 constexpr int64_t WIDTH = sizeof(T) / 4;
                 UNROLL for (int v = 0; v < VECTORS; ++v) {
                     const int64_t c = column + v * WIDTH;
-                    store(t.row + c, canonical(load<T>(t.row + c)
-                                               - splat<T>(step) * load<T>(t.gradient + c)));
+                    store(row + c, canonical(load<T>(row + c)
+                                             - splat<T>(steps[k]) * load<T>(gradient + c)));
                 }
             });
         }
+        t.waiting = 0;
     }
 };
 
 INLINE int64_t offset(const tc_pass &p, int64_t segment) { return Integers::at(p.offsets, segment); }
 
-// Bytes of rows on their way: more than a core can have outstanding, less than half of an L1.
-constexpr int64_t BYTES_AHEAD = 12 << 10;
-
 template <class Index, bool WEIGHTED, int SINK>
 void run_piece(const tc_pass &p, Index indices, int64_t begin, int64_t end) {
     typedef Lookups<Index, WEIGHTED> L;
     const int64_t row_bytes = 4 * p.dim;
-    const int64_t distance = std::clamp<int64_t>(BYTES_AHEAD / row_bytes, 4, 64);
+    const int64_t distance = std::clamp<int64_t>(BYTES_AHEAD / row_bytes, 8, 128);
     L lookups = {p.src, indices, p.weights, p.src_stride, row_bytes, distance,
                  offset(p, end), offset(p, begin)};
-    std::vector<float> scratch(SINK == ROWWISE_ADAGRAD ? 2 * p.dim : 0);
+    std::vector<float> scratch(
+        SINK == ROWWISE_ADAGRAD ? 2 * padded(p.dim) + BLOCK * p.dim : 0, -0.0f);
     Target<SINK> target = {p};
-    target.gradient = scratch.data(), target.level = scratch.data() + p.dim;
+    target.level = scratch.data(), target.gradients = target.level + 2 * padded(p.dim);
+    target.reciprocal = 1.0f / static_cast<float>(p.dim);
     // Targets of an update are read, so they are fetched ahead as well, by segments.
-    const int64_t target_distance = std::min<int64_t>(distance, 16);
+    const int64_t target_distance = TARGETS_AHEAD;
     int64_t target_ahead = begin;
     L::prefetch(lookups, offset(p, begin));
     int64_t stop = offset(p, begin);
     for (int64_t s = begin; s < end; ++s) {
         const int64_t start = stop, n = (stop = offset(p, s + 1)) - start;
         if constexpr (SINK != WRITE) {
-            for (const int64_t until = std::min(s + target_distance, end); target_ahead < until;
-                 ++target_ahead) {
+            const int64_t until = std::min(s + target_distance, end);
+            if (until - target_ahead >= BURST || until == end) for (; target_ahead < until;
+                                                                    ++target_ahead) {
                 const int64_t number = Integers::at(p.rows, target_ahead);
-                const char *row = reinterpret_cast<const char *>(p.dst + number * p.dst_stride);
-                for (int64_t byte = 0; byte < row_bytes; byte += 64)
-                    __builtin_prefetch(row + byte, 1);
-                if (SINK == ROWWISE_ADAGRAD) __builtin_prefetch(p.state + number, 1);
+                prefetch_row(p.dst + number * p.dst_stride, row_bytes);
+                if (SINK == ROWWISE_ADAGRAD) prefetch_line(p.state + number);
             }
         }
         Target<SINK>::open(target, s);
         // Arithmetic makes the contract's NaN; a row alone is a copy, bit for bit.
         const bool copied = n == 1 && !WEIGHTED;
         if (n > 8) {
-            each_column<LONG_VECTORS>(p.dim, [&]<class T, int VECTORS>(int64_t column) {
+            each_column<LONG_VECTORS>(p.dim, [&]<class T, int VECTORS>(int64_t column) ALWAYS {
                 T sums[VECTORS];
                 if (column == 0) sum_long<T, VECTORS, true>(lookups, start, n, column, sums);
                 else sum_long<T, VECTORS, false>(lookups, start, n, column, sums);
@@ -319,7 +401,7 @@ void run_piece(const tc_pass &p, Index indices, int64_t begin, int64_t end) {
             });
         } else {
             L::prefetch(lookups, stop);
-            each_column<4>(p.dim, [&]<class T, int VECTORS>(int64_t column) {
+            each_column<4>(p.dim, [&]<class T, int VECTORS>(int64_t column) ALWAYS {
                 T sums[VECTORS] = {};
                 if (n) sum_short<T, VECTORS>(lookups, start, n, column, sums);
                 if (!copied) UNROLL for (int v = 0; v < VECTORS; ++v) sums[v] = canonical(sums[v]);
@@ -328,6 +410,7 @@ void run_piece(const tc_pass &p, Index indices, int64_t begin, int64_t end) {
         }
         Target<SINK>::close(target);
     }
+    Target<SINK>::finish(target);
 }
 
 template <class Index, bool WEIGHTED>
@@ -533,47 +616,87 @@ template <class Key, class Index> struct Cast {
         n_runs[thread + 1] = n;
     }
 
-    template <bool BY_POSITION> INLINE void emit_lookup(const Cast &c, int64_t i, Key low) {
-        if (BY_POSITION) {
-            static_cast<Index *>(c.a.bags)[i] = static_cast<Index>(c.a.bag_of_lookup[low]);
-            if (c.a.positions) static_cast<Index *>(c.a.positions)[i] = static_cast<Index>(low);
-            if (c.a.weights) c.a.casted_weights[i] = c.a.weights[low];
-        } else {
-            static_cast<Index *>(c.a.bags)[i] = static_cast<Index>(low);
+    // Bags (and positions and weights) of the thread's share of the sorted keys.
+    void emit_lookups(const Key *keys, int64_t thread) {
+        Index *bags = static_cast<Index *>(a.bags), *positions = static_cast<Index *>(a.positions);
+        const Key low_mask = (static_cast<Key>(1) << a.low_bits) - 1;
+        const int64_t begin = share(thread), end = share(thread + 1);
+        if (!a.by_position) {
+            for (int64_t i = begin; i < end; ++i) bags[i] = static_cast<Index>(keys[i] & low_mask);
+            return;
+        }
+        for (int64_t i = begin; i < end; ++i) {
+            const Key position = keys[i] & low_mask;
+            bags[i] = static_cast<Index>(a.bag_of_lookup[position]);
+            positions[i] = static_cast<Index>(position);
+            if (a.weights) a.casted_weights[i] = a.weights[position];
         }
     }
 
-    // Results of the thread's share of the sorted keys; `run` is the number of its first own run.
-    // A run's row and start are written again at each of its lookups: cheaper than a branch that
-    // nobody can predict.
-    template <bool BY_POSITION> void emit(const Key *keys, int64_t thread, int64_t run) {
+    // Rows and starts of the runs in the thread's share; `run` is the number of its first own run.
+    // Returns the number of the run after its last.
+    int64_t emit_runs(const Key *keys, int64_t thread, int64_t run) {
         Index *rows = static_cast<Index *>(a.rows);
         Index *starts_of_runs = static_cast<Index *>(a.segment_offsets);
-        const Key low_mask = (static_cast<Key>(1) << a.low_bits) - 1;
         const int64_t end = share(thread + 1);
         int64_t i = share(thread);
-        for (; i < end && !starts(keys, i, a.low_bits); ++i)   // of the thread before
-            emit_lookup<BY_POSITION>(*this, i, keys[i] & low_mask);
-        if (i == end) return;
-        Key last = ~(keys[i] >> a.low_bits);
-        int64_t current = run - 1, start = i;
-        for (; i < end; ++i) {
-            const Key row = keys[i] >> a.low_bits;
-            const bool first = row != last;
-            current += first;
-            start = first ? i : start;
-            rows[current] = static_cast<Index>(row);
-            starts_of_runs[current] = static_cast<Index>(start);
-            last = row;
-            emit_lookup<BY_POSITION>(*this, i, keys[i] & low_mask);
+        for (; i < end && (i == 0 || !starts(keys, i, a.low_bits)); ++i)
+            if (i == 0) rows[0] = static_cast<Index>(keys[0] >> a.low_bits), starts_of_runs[run++] = 0;
+        i = emit_blocks(keys, i, end, run, rows, starts_of_runs);
+        for (; i < end; ++i)
+            if (starts(keys, i, a.low_bits)) {
+                rows[run] = static_cast<Index>(keys[i] >> a.low_bits);
+                starts_of_runs[run++] = static_cast<Index>(i);
+            }
+        return run;
+    }
+
+    // The same for whole vectors of keys; returns where it stopped. Nobody can predict where a run
+    // starts, so there is no branch on it.
+    int64_t emit_blocks(const Key *keys, int64_t i, int64_t end, int64_t &run, Index *rows,
+                        Index *starts_of_runs) {
+#if defined(__AVX512F__)
+        if constexpr (sizeof(Key) == 4) {
+            const __m128i low = _mm_cvtsi64_si128(a.low_bits);
+            __m512i numbers = _mm512_add_epi32(
+                _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                _mm512_set1_epi32(static_cast<int>(i)));
+            for (; i + 16 <= end; i += 16) {
+                const __m512i row = _mm512_srl_epi32(_mm512_loadu_si512(keys + i), low);
+                const __m512i before = _mm512_srl_epi32(_mm512_loadu_si512(keys + i - 1), low);
+                const __mmask16 first = _mm512_cmpneq_epu32_mask(row, before);
+                const int n = __builtin_popcount(first);
+                keep(rows + run, _mm512_maskz_compress_epi32(first, row), n);
+                keep(starts_of_runs + run, _mm512_maskz_compress_epi32(first, numbers), n);
+                run += n;
+                numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(16));
+            }
+        }
+#endif
+        return i;
+    }
+
+#if defined(__AVX512F__)
+    // Stores the first n of the 32-bit values; what lies behind belongs to another thread.
+    INLINE void keep(Index *to, __m512i values, int n) {
+        const unsigned mask = (1u << n) - 1;
+        if constexpr (sizeof(Index) == 4) {
+            _mm512_mask_storeu_epi32(to, static_cast<__mmask16>(mask), values);
+        } else {
+            _mm512_mask_storeu_epi64(to, static_cast<__mmask8>(mask),
+                                     _mm512_cvtepu32_epi64(_mm512_castsi512_si256(values)));
+            _mm512_mask_storeu_epi64(to + 8, static_cast<__mmask8>(mask >> 8),
+                                     _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(values, 1)));
         }
     }
+#endif
 
     int64_t all() {
         Key *from = static_cast<Key *>(a.keys), *to = static_cast<Key *>(a.spare);
         const int64_t passes = (a.row_bits + MOST_DIGIT_BITS - 1) / MOST_DIGIT_BITS;
         const int64_t digit_bits = passes ? (a.row_bits + passes - 1) / passes : 0;
         const Key mask = (static_cast<Key>(1) << digit_bits) - 1;
+        int64_t total = 0;
 #pragma omp parallel num_threads(static_cast<int>(threads)) firstprivate(from, to)
         {
             const int64_t thread = omp_get_thread_num();
@@ -591,16 +714,16 @@ template <class Key, class Index> struct Cast {
                 std::swap(from, to);
             }
 #pragma omp barrier
-            count_runs(from, thread);
+            if (threads > 1) count_runs(from, thread);
 #pragma omp barrier
 #pragma omp single
             for (int64_t t = 0; t < threads; ++t) n_runs[t + 1] += n_runs[t];
-            if (a.by_position) emit<true>(from, thread, n_runs[thread]);
-            else emit<false>(from, thread, n_runs[thread]);
+            emit_lookups(from, thread);
+            const int64_t end = emit_runs(from, thread, n_runs[thread]);
+            if (thread == threads - 1) total = end;
         }
-        const int64_t n = n_runs[threads];
-        static_cast<Index *>(a.segment_offsets)[n] = static_cast<Index>(a.n_lookups);
-        return n;
+        static_cast<Index *>(a.segment_offsets)[total] = static_cast<Index>(a.n_lookups);
+        return total;
     }
 };
 
@@ -621,20 +744,28 @@ extern "C" int64_t tc_cast(const tc_cast_arguments *a) {
 
 // ---- the machine's limits, measured on the same rows
 
+// Calls work(row) for the rows in order, prefetched like those of a pass.
+template <class Work>
+void each_row(const float *table, int64_t dim, int64_t n, const int64_t *rows, int64_t distance,
+              Work work) {
+    for (int64_t i = 0, ahead = 0; i < n; ++i) {
+        const int64_t until = std::min(i + distance, n);
+        if (until - ahead >= BURST || until == n)
+            for (; ahead < until; ++ahead) prefetch_row(table + rows[ahead] * dim, 4 * dim);
+        work(table + rows[i] * dim);
+    }
+}
+
 // Reads the rows in order of `indices` into registers.
 extern "C" float tc_read_rows(const float *table, int64_t dim, int64_t n, const int64_t *indices,
                               int64_t distance) {
     wide sums[4] = {};
-    for (int64_t i = 0; i < n; ++i) {
-        if (i + distance < n)
-            for (int64_t c = 0; c < dim; c += 16)
-                __builtin_prefetch(table + indices[i + distance] * dim + c);
-        const float *row = table + indices[i] * dim;
+    each_row(table, dim, n, indices, distance, [&](const float *row) ALWAYS {
         int64_t c = 0;
         for (; c + 4 * LANES <= dim; c += 4 * LANES)
             UNROLL for (int v = 0; v < 4; ++v) sums[v] += load<wide>(row + c + v * LANES);
         for (; c + LANES <= dim; c += LANES) sums[0] += load<wide>(row + c);
-    }
+    });
     float total = 0;
     for (int v = 0; v < 4; ++v)
         for (int lane = 0; lane < LANES; ++lane) total += sums[v][lane];
@@ -644,13 +775,10 @@ extern "C" float tc_read_rows(const float *table, int64_t dim, int64_t n, const 
 // Adds a number to every element of the rows, in order.
 extern "C" void tc_update_rows(float *table, int64_t dim, int64_t n, const int64_t *rows,
                                int64_t distance) {
-    const wide one = splat<wide>(0x1p-20f);
-    for (int64_t i = 0; i < n; ++i) {
-        if (i + distance < n)
-            for (int64_t c = 0; c < dim; c += 16)
-                __builtin_prefetch(table + rows[i + distance] * dim + c, 1);
-        float *row = table + rows[i] * dim;
+    const wide small = splat<wide>(0x1p-20f);
+    each_row(table, dim, n, rows, distance, [&](const float *from) ALWAYS {
+        float *row = const_cast<float *>(from);
         for (int64_t c = 0; c + LANES <= dim; c += LANES)
-            store(row + c, load<wide>(row + c) + one);
-    }
+            store(row + c, load<wide>(row + c) + small);
+    });
 }
