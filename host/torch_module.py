@@ -149,7 +149,8 @@ def _pool(weight, indices, offsets, factors, mode):
 
 
 def _lengths(offsets):
-    return offsets[1:] - offsets[:-1]
+    """Return the number of lookups of each bag, [B]."""
+    return offsets.diff()
 
 
 def _column_sum(level):
@@ -200,8 +201,8 @@ class _Pooled(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 if ctx.mode == "mean":
                     # The same bits as a weight 1/n for each lookup, once for each bag.
-                    lengths = _lengths(offsets).clamp(min=1).to(torch.float32)
-                    grad_out = grad_out * (torch.ones_like(lengths) / lengths).unsqueeze(1)
+                    scales = _lengths(offsets).clamp_(min=1).to(torch.float32).reciprocal_()
+                    grad_out = grad_out * scales.unsqueeze(1)
                 of_weight = _weight_gradient(ctx, grad_out, indices, offsets, factors)
         return of_weight, of_factors, None, None, None, None
 
