@@ -108,16 +108,17 @@ def test_bags_of_no_lookups_at_all(device):
     np.testing.assert_array_equal(array(ours.weight), batch.weight)
 
 
-def test_lookups_behind_the_last_bag(device):
+@pytest.mark.parametrize("padding_idx", [None, 0])
+def test_lookups_behind_the_last_bag(device, padding_idx):
     batch = Batch(8, behind=3, exact=True)
     batch.indices[-1] = 10 * R  # is not looked up
     indices, offsets, factors, grad_out = tensors(device, batch.indices, batch.ends, batch.factors,
                                                   batch.grad_out)
-    ours = module_with(EmbeddingBag, batch.weight, device, mode="sum", include_last_offset=True)
+    options = dict(mode="sum", include_last_offset=True, padding_idx=padding_idx)
+    ours = module_with(EmbeddingBag, batch.weight, device, **options)
     out, of_weight, of_factors = run(ours, grad_out, indices, offsets, factors)
     n = int(batch.ends[-1])
-    theirs = module_with(torch.nn.EmbeddingBag, batch.weight, device, mode="sum",
-                         include_last_offset=True)
+    theirs = module_with(torch.nn.EmbeddingBag, batch.weight, device, **options)
     expected = run(theirs, grad_out, indices[:n], offsets, factors[:n])
     np.testing.assert_array_equal(out, expected[0])
     np.testing.assert_array_equal(of_weight, expected[1])
@@ -184,6 +185,14 @@ def test_bad_input_is_refused_as_by_torch(name, device):
     with pytest.raises(kind, match=message):
         fused(*arguments)
     np.testing.assert_array_equal(array(fused.weight), before)
+
+
+def test_end_of_many_lookups_behind_int32_offsets():
+    module = EmbeddingBag(4, 3)
+    offsets = torch.tensor([0, 5], dtype=torch.int32)
+    for n, dtype in ((2**31 - 1, torch.int32), (2**31, torch.int64)):
+        ends = module._with_end(offsets, n)
+        assert ends.dtype == dtype and ends.tolist() == [0, 5, n]
 
 
 @pytest.mark.parametrize("arguments, kind, message", [
