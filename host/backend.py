@@ -132,7 +132,7 @@ class Device(ABC):
         """
         xp = self._xp(weight)
         self._updated(weight, optimizer, state, xp)
-        self._check_rows("rows", rows, weight.shape[0], "rows of weight", True, xp)
+        self._check_row_numbers("rows", rows, weight.shape[0], "rows of weight", True, xp)
         validation.matrix("grads", grads, rows=rows.size, rows_of="as many as rows",
                           dim=weight.shape[1], dim_of="as weight", xp=xp)
         self._disjoint(weight, state, {"grads": grads, "rows": rows}, xp)
@@ -194,7 +194,7 @@ class Device(ABC):
         xp = self._xp(dst)
         validation.matrix("dst", dst, xp=xp)
         validation.writable("dst", dst, xp)
-        self._check_rows("rows", rows, dst.shape[0], "rows of dst", False, xp)
+        self._check_row_numbers("rows", rows, dst.shape[0], "rows of dst", False, xp)
         validation.matrix("values", values, rows=rows.size, rows_of="as many as rows",
                           dim=dst.shape[1], dim_of="as dst", xp=xp)
         validation.disjoint("dst", dst, {"values": values, "rows": rows}, xp)
@@ -226,7 +226,7 @@ class Device(ABC):
     def _check_indices(self, name, indices, n_rows, rows_of, xp):
         validation.index_array(name, indices, n_rows, rows_of, xp=xp)
 
-    def _check_rows(self, name, rows, n_rows, rows_of, increasing, xp):
+    def _check_row_numbers(self, name, rows, n_rows, rows_of, increasing, xp):
         validation.row_array(name, rows, n_rows, rows_of, increasing=increasing, xp=xp)
 
     def _check_offsets(self, name, offsets, xp):

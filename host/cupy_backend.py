@@ -157,13 +157,13 @@ class CupyDevice(Device):
                 return
         super()._check_indices(name, indices, n_rows, rows_of, xp)
 
-    def _check_rows(self, name, rows, n_rows, rows_of, increasing, xp):
+    def _check_row_numbers(self, name, rows, n_rows, rows_of, increasing, xp):
         if xp is not np:
             validation.index_kind(name, rows, xp)
             which = {"rows": rows} if increasing else {"indices": rows}
             if not self._check(**which, n_rows=n_rows)[0]:
                 return
-        super()._check_rows(name, rows, n_rows, rows_of, increasing, xp)
+        super()._check_row_numbers(name, rows, n_rows, rows_of, increasing, xp)
 
     def _check_offsets(self, name, offsets, xp):
         if xp is not np:
