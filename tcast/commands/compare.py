@@ -2,17 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Annotated
 
 import typer
 
 from ..hw.config import PRESETS, EngineConfig
+from ..report import (
+    LAYER_COLUMNS,
+    RATIO_COLUMNS,
+    heading,
+    layer_rows,
+    notes,
+    page,
+    ratio_rows,
+    system_columns,
+    system_heading,
+    system_rows,
+)
 from .console import EXIT_MISMATCH, Json, out, print_json, print_table, progress, refused
 
-__all__ = ["DEFAULT_BACKENDS", "LAYER_COLUMNS", "agreement", "compare_backends", "compare_systems",
-           "heading", "layer_rows", "milliseconds", "notes", "ratio_rows", "register", "show", "show_systems", "system_heading",
-           "system_rows"]
+__all__ = ["DEFAULT_BACKENDS", "compare_backends", "compare_systems", "register", "show",
+           "show_systems"]
 
 DEFAULT_BACKENDS = "golden,cpu,cupy,torch,torch-coalesce,torch-dense,fbgemm,numpy,scipy,sim"
 OPTIMIZERS = ("sgd", "rowwise_adagrad")
@@ -82,7 +92,6 @@ def register(app):
                                      clock_mhz=clock_mhz, sim_lookups=sim_lookups, **options)
             print_it = show
         if report is not None:
-            from ..report import page
             with refused(OSError):
                 report.write_text(page(found), encoding="utf-8")
         if as_json:
@@ -280,37 +289,12 @@ def compare_systems(*, workload="real", data=None, batch=64, scale=0.002, max_ro
 def show_systems(report):
     """Print a report of :func:`compare_systems` as tables."""
     for run in report["runs"]:
-        print_table(("phase", *(f">{way} ms" for way in run["ways"])), system_rows(run),
+        print_table(system_columns(run), system_rows(run),
                     title=system_heading(report, run))
         for mismatch in run["mismatches"][:3]:
             out.print(f"MISMATCH {mismatch}", markup=False)
     if report["not_run"]:
         out.print(report["not_run"], markup=False)
-
-
-def system_rows(run):
-    """Return rows (phase, each way's time) of a system's cell, and how many times faster."""
-    phases = dict.fromkeys(phase for way in run["ways"].values() for phase in way)
-    last = [phase for phase in phases if phase in ("CPU", "step")]
-    names = {"CPU": "the CPU's phases together", "step": "whole step"}
-    rows = [(names.get(phase, phase),
-             *(milliseconds(way.get(phase)) for way in run["ways"].values()))
-            for phase in [phase for phase in phases if phase not in last] + last]
-    if run["speed"]:
-        rows.append(("times faster than the baseline",
-                     *(f"{ratio:.2f}" for ratio in run["speed"].values())))
-    return rows
-
-
-def system_heading(report, run):
-    """Return the title of a system's table."""
-    cold = "caches warm" if report["warm"] else \
-        f"{report['evicted_bytes'] >> 20} MiB read before each step"
-    return (f"{run['title']}, batch {run['batch']:,}: {run['lookups']:,} lookups, tables "
-            f"{run['table_bytes'] / 1e6:,.0f} MB on the host, {report['optimizer']}; CPU "
-            f"({run['core']}), threads {report['threads']}; GPU: {run['gpu'] or 'none'}; every "
-            f"way's tables {'equal' if run['equal'] else 'NOT equal'} to golden's to the bit; "
-            f"medians (quartiles) of {report['repeats']} alternating runs, {cold}")
 
 
 def _title(facts):
@@ -369,105 +353,5 @@ def show(report):
                 out.print(f"MISMATCH {mismatch}", markup=False)
     rows = ratio_rows(report)
     if rows:
-        print_table(("ours", "over", "cell", ">forward", ">cast + update", ">step"), rows,
+        print_table(RATIO_COLUMNS, rows,
                     title="How many times faster, median of the ratios of neighbouring runs")
-
-
-#: Of the table that :func:`layer_rows` fills.
-LAYER_COLUMNS = ("backend", "agrees with golden", ">forward ms", ">cast ms", ">update ms",
-                 ">cast + update ms", ">step ms", ">limit ÷ forward", ">limit ÷ update")
-
-
-def layer_rows(run):
-    """Return the rows of a cell's table: a row for each backend that ran, and the limit's."""
-    rows = []
-    for facts in run["backends"]:
-        if "skipped" in facts:
-            rows.append((facts["backend"], "skipped", *(None,) * 7))
-            continue
-        if "cycles" in facts:
-            at = facts["ms_at_clock"]
-            times = [f"{at['forward']:,.3f}", None, f"{at['update']:,.3f}", None, None]
-        else:
-            times = [milliseconds(facts.get("phases", {}).get(phase)) for phase in
-                     ("forward", "cast", "update", "backward", "step")]
-        share = facts.get("share_of_limit", {})
-        rows.append((facts["backend"], agreement(facts), *times,
-                     *(f"{share[phase]:.2f}" if phase in share else None
-                       for phase in ("forward", "update"))))
-    limit = run["limit"]
-    rows.append(("limit", None, milliseconds(limit["forward"]), None,
-                 milliseconds(limit["update"]), *(None,) * 4))
-    return rows
-
-
-def notes(report, run):
-    """Return (backend, words) pairs: what was timed, or why it was skipped."""
-    found = []
-    for facts in run["backends"]:
-        if "skipped" in facts:
-            words = f"skipped: {facts['skipped']}"
-        elif "cycles" in facts:
-            cycles = facts["scaled_cycles"]
-            scaled = "" if facts["simulated_lookups"] == run["lookups"] else \
-                f", scaled from {facts['simulated_lookups']:,} lookups that were simulated"
-            words = (f"{cycles['forward']:,} + {cycles['update']:,} {facts['timing']}; time at "
-                     f"{report['clock_mhz']:g} MHz{scaled}; {report['preset']}, memory latency "
-                     f"{report['latency']}")
-        else:
-            words = facts["timing"] if facts["equal"] else "not timed, because it is wrong"
-        found.append((facts["backend"], words))
-    found.append(("limit", "the same rows and nothing else: read in the order of the lookups; "
-                           f"each read and written once ({report['limits_by']})"))
-    return found
-
-
-def heading(report, run):
-    """Return the title of a cell's table."""
-    cold = "caches warm" if report["warm"] else \
-        f"{report['evicted_bytes'] >> 20} MiB read before each timed group"
-    return (f"{run['title']}, batch {run['batch']:,}: {run['lookups']:,} lookups, "
-            f"{run['distinct_rows']:,} distinct rows, tables {run['table_bytes'] / 1e6:,.0f} MB, "
-            f"{report['optimizer']}; medians (quartiles) of {report['repeats']} alternating runs, "
-            f"threads {report['threads']}, {cold}; bytes needed: forward "
-            f"{run['bytes']['forward'] / 1e6:,.1f} MB, update {run['bytes']['update'] / 1e6:,.1f} "
-            f"MB")
-
-
-def milliseconds(spread):
-    """Return a median with its quartiles as words; None for None."""
-    if spread is None:
-        return None
-    return f"{spread['ms']:,.3f} ({spread['low_ms']:,.3f}-{spread['high_ms']:,.3f})"
-
-
-def ratio_rows(report):
-    """Return rows (ours, peer, cell, forward, cast + update, step) of how many times faster.
-
-    Of our timed backends but golden, over everything else but golden; with several cells a row of
-    geometric means follows.
-    """
-    rows, gathered = [], {}
-    for run in report["runs"]:
-        for facts in run["backends"]:
-            if facts["backend"] not in ("cpu", "cupy") or "speed_over" not in facts:
-                continue
-            for peer, speeds in facts["speed_over"].items():
-                if peer == "golden":
-                    continue
-                values = [speeds[phase] for phase in ("forward", "backward", "step")]
-                rows.append((facts["backend"], peer, run["title"], *(f"{v:.2f}" for v in values)))
-                gathered.setdefault((facts["backend"], peer), []).append(values)
-    if len(report["runs"]) > 1:
-        for (own, peer), values in gathered.items():
-            means = [geometric_mean(column) for column in zip(*values, strict=True)]
-            rows.append((own, peer, f"geometric mean of {len(values)}",
-                         *(f"{v:.2f}" for v in means)))
-    return rows
-
-
-def agreement(facts):
-    """Return in words how a backend's results agree with golden's."""
-    if "error_to_bound" in facts:
-        return f"{'within' if facts['equal'] else 'BEYOND'} bound ({facts['error_to_bound']:.2g})"
-    return "to the bit" if facts["equal"] else "NO"

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from ..hw.config import PRESETS, EngineConfig
-from .compare import agreement, compare_backends, milliseconds, notes
+from ..report import agreement, milliseconds, notes
+from .compare import compare_backends
 from .compare import show as show_comparison
 from .console import EXIT_MISMATCH, fail, out, print_table, progress, refused
 from .cosim import cosimulate, percent
