@@ -9,7 +9,7 @@ from . import data
 from .training import NextItemModel, table_rate
 
 __all__ = ["DISTRIBUTIONS", "NAMES", "WORKLOADS", "Inputs", "Table", "TableInput", "Workload",
-           "draw", "inputs", "real_input"]
+           "draw", "draw_batch", "draw_weights", "inputs", "real_input"]
 
 #: How rows are drawn.
 DISTRIBUTIONS = ("uniform", "powerlaw", "meta2022")
@@ -55,7 +55,7 @@ class Workload:
     tables: tuple[Table, ...]
     batch: int
 
-    def scaled(self, scale=1.0, batch=None):
+    def scaled(self, scale=1.0, batch=None, max_rows=None):
         """Return the workload with fewer rows and samples; dims and lookups per bag stay.
 
         Parameters
@@ -64,6 +64,8 @@ class Workload:
             Above 0, at most 1: rows and batch are multiplied with it, and rounded up.
         batch : int or None
             Samples in a step, instead of the scaled batch.
+        max_rows : int or None
+            Most rows of a table, after scaling.
 
         Raises
         ------
@@ -74,8 +76,11 @@ class Workload:
             raise ValueError(f"scale must be above 0 and at most 1, not {scale!r}")
         if batch is not None and batch < 1:
             raise ValueError(f"batch must be at least 1, not {batch!r}")
-        tables = tuple(replace(table, rows=math.ceil(table.rows * scale))
-                       for table in self.tables)
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, not {max_rows!r}")
+        rows = [math.ceil(table.rows * scale) for table in self.tables]
+        tables = tuple(replace(table, rows=count if max_rows is None else min(count, max_rows))
+                       for table, count in zip(self.tables, rows, strict=True))
         return replace(self, tables=tables,
                        batch=math.ceil(self.batch * scale) if batch is None else batch)
 
@@ -179,13 +184,17 @@ def draw(workload, distribution="powerlaw", exponent=1.05, seed=0):
     ValueError
         An unknown distribution or an exponent that is not above 0.
     """
+    _check_distribution(distribution, exponent)
+    return (_draw_table(workload, n, distribution, exponent, seed)
+            for n in range(len(workload.tables)))
+
+
+def _check_distribution(distribution, exponent):
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}, "
                          f"not {distribution!r}")
     if not exponent > 0:
         raise ValueError(f"exponent must be above 0, not {exponent!r}")
-    return (_draw_table(workload, n, distribution, exponent, seed)
-            for n in range(len(workload.tables)))
 
 
 def _draw_table(workload, number, distribution, exponent, seed):
@@ -200,6 +209,31 @@ def _draw_table(workload, number, distribution, exponent, seed):
         offsets=np.arange(0, count + 1, table.pooling, dtype=index_type),
         grad_out=rng.standard_normal((workload.batch, table.dim), dtype=np.float32),
     )
+
+
+def draw_weights(tables, seed=0):
+    """Fill the weights of Tables, whatever will be looked up in them."""
+    for number, weight in enumerate(tables.weights):
+        np.random.default_rng([seed, number, 1]).standard_normal(out=weight, dtype=np.float32)
+
+
+def draw_batch(workload, distribution="powerlaw", exponent=1.05, seed=0):
+    """Return a list with a TableBatch for each table, indices int64; the arguments of :func:`draw`.
+
+    Without weights, so that several batches can be drawn for one set of tables.
+    """
+    from .host.peers import TableBatch
+
+    _check_distribution(distribution, exponent)
+    batch = []
+    for number, table in enumerate(workload.tables):
+        rng = np.random.default_rng([seed, number, 2])
+        count = workload.batch * table.pooling
+        batch.append(TableBatch(
+            _rows(distribution, exponent, rng, table, count),
+            np.arange(0, count + 1, table.pooling),
+            rng.standard_normal((workload.batch, table.dim), dtype=np.float32)))
+    return batch
 
 
 def real_input(log, batch=64, dim=64, history=20, seed=0):

@@ -1,5 +1,7 @@
-"""Peers: what people use today, behind the device API, for comparison within an error bound."""
+"""Peers: what people use today, prepared once for a layer's tables, checked within a bound."""
 
-from .base import Peer, available, difference_bound, open_peer, update_bound, worst_ratio
+from .base import Peer, TableBatch, Tables, available, lacks, open_peer, peer_names
+from .bounds import adagrad_bounds, difference_bound, update_bound, worst_ratio
 
-__all__ = ["Peer", "available", "difference_bound", "open_peer", "update_bound", "worst_ratio"]
+__all__ = ["Peer", "TableBatch", "Tables", "adagrad_bounds", "available", "difference_bound",
+           "lacks", "open_peer", "peer_names", "update_bound", "worst_ratio"]

@@ -1,81 +1,193 @@
-"""What the peers have in common: the list of them, and how close their results must be."""
+"""What the peers have in common: the tables they share, a batch, and the list of them."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from importlib import import_module
 
 import numpy as np
 
-from ... import golden
-from ...golden.numerics import UNDERFLOW_ERROR, gamma, segment_depth, sum_bound
-from .. import packed_cast
-from ..backend import BackendUnavailable, Device
+from ...golden import RowwiseAdagrad
+from ..backend import BackendUnavailable
 
-__all__ = ["Peer", "available", "difference_bound", "open_peer", "update_bound", "worst_ratio"]
+__all__ = ["Peer", "TableBatch", "Tables", "available", "importable", "lacks", "open_peer",
+           "peer_names"]
 
-_CLASSES = {"torch": ("torch_peer", "TorchPeer"), "fbgemm": ("fbgemm_peer", "FbgemmPeer")}
+_CLASSES = {
+    "torch": ("torch_peer", "TorchPeer"),
+    "torch-coalesce": ("torch_peer", "TorchCoalescePeer"),
+    "torch-dense": ("torch_peer", "TorchDensePeer"),
+    "torch-cuda": ("torch_peer", "TorchCudaPeer"),
+    "fbgemm": ("fbgemm_peer", "FbgemmPeer"),
+    "fbgemm-cuda": ("fbgemm_peer", "FbgemmCudaPeer"),
+    "numpy": ("numpy_peer", "NumpyPeer"),
+    "scipy": ("scipy_peer", "ScipyPeer"),
+}
 
 
-class Peer(Device):
-    """Another library behind the device API, as far as it has the operations.
+class Tables:
+    """The tables of an embedding layer in one block of memory, which every library can work on.
 
-    It sums in an order of its own, so its results agree with ours within a bound, not to the bit;
-    see :func:`difference_bound` and :func:`update_bound`. What it lacks raises NotImplementedError.
-    ``cast`` makes our Casting; a peer takes the batch from it and does its own sorting.
+    They lie one behind the other, as FBGEMM lays its own out; so do the states of their rows.
+
+    Parameters
+    ----------
+    shapes : sequence of (int, int)
+        Rows and columns of each table.
+    with_state : bool
+        Whether rows have an optimizer's state.
 
     Attributes
     ----------
-    seconds : dict of str to float
-        Wall time of the phases of the last call inside the library, without conversions.
+    flat, flat_state : float32 [sum of R·D], float32 [sum of R] or None
+        The blocks; the states are zeros.
+    weights, states : list of float32 [R, D], list of float32 [R] (or of None)
+        Views of them, one for each table.
     """
 
-    def __init__(self):
+    def __init__(self, shapes, with_state=False):
+        self.shapes = [(int(rows), int(dim)) for rows, dim in shapes]
+        self.flat = np.empty(sum(rows * dim for rows, dim in self.shapes), np.float32)
+        self.flat_state = np.zeros(sum(rows for rows, _ in self.shapes), np.float32) \
+            if with_state else None
+        self.weights, self.states = [], []
+        at = row = 0
+        for rows, dim in self.shapes:
+            self.weights.append(self.flat[at:at + rows * dim].reshape(rows, dim))
+            self.states.append(self.flat_state[row:row + rows] if with_state else None)
+            at += rows * dim
+            row += rows
+
+    @classmethod
+    def of(cls, weights, with_state=False):
+        """Return Tables that hold copies of the matrices ``weights``."""
+        tables = cls([weight.shape for weight in weights], with_state)
+        for own, weight in zip(tables.weights, weights, strict=True):
+            own[...] = weight
+        return tables
+
+
+@dataclass(frozen=True)
+class TableBatch:
+    """What a training step does to one table.
+
+    Attributes
+    ----------
+    indices : int32 or int64 [N]
+        Rows looked up.
+    offsets : int32 or int64 [B + 1]
+        The bags; the last one ends with N.
+    grad_out : float32 [B, D]
+        Gradient of the pooled rows.
+    per_sample_weights : float32 [N] or None
+        Factor of each lookup; only with mode "sum".
+    """
+
+    indices: np.ndarray
+    offsets: np.ndarray
+    grad_out: np.ndarray
+    per_sample_weights: np.ndarray | None = None
+
+
+class Peer(ABC):
+    """Another library that trains the same tables, used as its own users would for speed.
+
+    It is prepared once for all tables of a layer; a batch is prepared (in the library's own kind
+    and layout of arrays) once as well. What is timed is :meth:`forward` and
+    :meth:`backward_update`, each for all tables, each finished when it returns.
+
+    It sums in an order of its own, so its results agree with ours within a bound, not to the bit;
+    see :mod:`.bounds`.
+
+    Parameters
+    ----------
+    tables : Tables
+        Trained in place, unless ``shares_memory`` is false: then a copy of it is.
+    optimizer : SGD or RowwiseAdagrad
+        The rule; :meth:`lacks` says whether the library has it.
+    mode : str
+        "sum" or "mean".
+    threads : int
+        Threads the library may use, where it can be told.
+
+    Raises
+    ------
+    BackendUnavailable
+        The library is not here, or lacks the rule.
+    """
+
+    #: Name on the command line.
+    name = "abstract"
+    #: What is timed, in words.
+    timing = ""
+    #: Whether the library works on the memory of ``tables`` itself.
+    shares_memory = True
+
+    def __init__(self, tables, optimizer, *, mode="sum", threads=1):
         ok, reason = self.available()
-        if not ok:
+        reason = reason if not ok else self.lacks(optimizer)
+        if reason:
             raise BackendUnavailable(reason)
-        self.seconds = {}
+        if mode not in ("sum", "mean"):
+            raise ValueError(f"mode must be sum or mean, not {mode!r}")
+        self.tables, self.optimizer, self.mode, self.threads = tables, optimizer, mode, threads
 
     @classmethod
     @abstractmethod
     def available(cls):
         """Return (bool, reason): whether the library can be used here, and if not, why."""
 
-    def _cast(self, indices, offsets, num_rows, weights):
-        return packed_cast.cast(indices, offsets, num_rows, weights)
+    @classmethod
+    def lacks(cls, optimizer):
+        """Return why the library cannot do the update rule; empty where it can."""
+        if isinstance(optimizer, RowwiseAdagrad):
+            return f"{cls.name} has no row-wise Adagrad"
+        return ""
 
-    def _lacks(self, operation):
-        return NotImplementedError(f"the peer {self.name} has no {operation}")
+    @abstractmethod
+    def prepare(self, batch):
+        """Return a batch in the library's own form; not timed.
 
-    def _gather(self, weight, indices):
-        raise self._lacks("gather")
+        Parameters
+        ----------
+        batch : sequence of TableBatch
+            One for each table, all with the same number of bags.
+        """
 
-    def _casted_gather_reduce(self, grad_out, casting):
-        raise self._lacks("casted_gather_reduce")
+    @abstractmethod
+    def forward(self, work):
+        """Look up and pool, for all tables; ``work`` is what :meth:`prepare` returned."""
 
-    def _scatter_update(self, weight, rows, grads, optimizer, state):
-        raise self._lacks("scatter_update")
+    @abstractmethod
+    def backward_update(self, work):
+        """Make the gradients of the tables and update them; after :meth:`forward`."""
 
-    def _expand(self, grad_out, offsets):
-        raise self._lacks("expand")
+    @abstractmethod
+    def pooled(self, work):
+        """Return the result of the last :meth:`forward`, a list of float32 [B, D] NumPy arrays."""
 
-    def _coalesce(self, expanded, casting):
-        raise self._lacks("coalesce")
+    def table(self, number):
+        """Return (weight, state) of a table, in the library's kind of array; state may be None."""
+        return self.tables.weights[number], self.tables.states[number]
 
-    def _scatter(self, dst, rows, values):
-        raise self._lacks("scatter")
+    def close(self):
+        """Let go of the tables and of all that was prepared."""
+        self.tables = None
 
-    @staticmethod
-    def batch(casting, n_bags):
-        """Return the (indices, offsets, weights) that were cast, as int64, int64, float32."""
-        n_lookups = casting.bags.size
-        indices = np.empty(n_lookups, np.int64)
-        indices[casting.positions] = np.repeat(casting.rows, np.diff(casting.segment_offsets))
-        counts = np.bincount(casting.bags, minlength=n_bags)
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        weights = None
-        if casting.weights is not None:
-            weights = np.empty(n_lookups, np.float32)
-            weights[casting.positions] = casting.weights
-        return indices, offsets, weights
+
+def importable(*modules):
+    """Return (bool, reason): whether all of ``modules`` can be imported, and if not, why."""
+    for module in modules:
+        try:
+            import_module(module)
+        except (ImportError, OSError, AttributeError) as error:
+            # OSError, AttributeError: a library that does not load, or is built for another torch
+            return False, f"{module} cannot be imported: {error}"
+    return True, ""
+
+
+def peer_names():
+    """Return the names of all peers."""
+    return list(_CLASSES)
 
 
 def _peer_class(name):
@@ -85,9 +197,9 @@ def _peer_class(name):
     return getattr(import_module(f".{module}", __package__), class_name)
 
 
-def open_peer(name):
-    """Return the peer "torch" or "fbgemm"; BackendUnavailable says why it cannot be used."""
-    return _peer_class(name)()
+def open_peer(name, tables, optimizer, **options):
+    """Return the peer ``name`` for ``tables``; BackendUnavailable says why it cannot be used."""
+    return _peer_class(name)(tables, optimizer, **options)
 
 
 def available():
@@ -95,89 +207,6 @@ def available():
     return {name: _peer_class(name).available() for name in _CLASSES}
 
 
-def _magnitude(source, indices, offsets, weights):
-    """Return an upper bound of Σ|w·x| of each segment, float64 [S, D]."""
-    sums = golden.gather_reduce(
-        np.abs(source), indices, offsets, None if weights is None else np.abs(weights))
-    lengths = np.diff(offsets)
-    # The sum of magnitudes was itself rounded.
-    slack = 1 + 2 * gamma(segment_depth(lengths) + 1)
-    return lengths, sums.astype(np.float64) * slack[:, None]
-
-
-def difference_bound(source, indices, offsets, weights=None, mode="sum"):
-    """Bound the difference of two libraries' gather-reduce, the contract's and any other's.
-
-    Both err by at most the bound of summation for their order (golden.numerics.sum_bound): ours
-    with the depth of the eight-partial rule, the other with the depth n − 1 of the worst order.
-
-    Parameters
-    ----------
-    source : float32 [R, D]
-        Gathered rows.
-    indices, offsets : int32 or int64 [N], [S + 1]
-        The segments.
-    weights : float32 [N] or None
-        Factor of each lookup.
-    mode : str
-        "mean" divides each sum by its number of lookups.
-
-    Returns
-    -------
-    float64 [S, D]
-        Absolute; valid where nothing overflows.
-    """
-    lengths, magnitude = _magnitude(source, indices, offsets, weights)
-    products = (weights is not None) + 2 * (mode == "mean")
-    if mode == "mean":
-        magnitude = magnitude / np.maximum(lengths, 1)[:, None]
-    lengths = lengths[:, None]
-    return (sum_bound(lengths, magnitude, products, depth=segment_depth(lengths))
-            + sum_bound(lengths, magnitude, products))
-
-
-def update_bound(weight, grad_out, casting, lr):
-    """Bound the difference of two libraries' SGD update of the rows of ``casting``.
-
-    The new weight is a sum of n + 1 terms, the old weight and −lr·w·g of each lookup. The other
-    library may add them in any order, and round each product by itself; see difference_bound.
-
-    Parameters
-    ----------
-    weight : float32 [R, D]
-        Before the update.
-    grad_out : float32 [B, D]
-        Gradient of the pooled rows.
-    casting : Casting
-        Of the batch.
-    lr : float
-        Learning rate.
-
-    Returns
-    -------
-    float64 [U, D]
-        Absolute, for rows ``casting.rows``; all other rows must not change at all.
-    """
-    lengths, magnitude = _magnitude(grad_out, casting.bags, casting.segment_offsets,
-                                    casting.weights)
-    lengths = lengths[:, None]
-    lr = float(np.float32(lr))
-    total = np.abs(weight[casting.rows]).astype(np.float64) + lr * magnitude
-    products = 1 + (casting.weights is not None)
-    rounding = gamma(segment_depth(lengths) + products + 1) + gamma(lengths + products)
-    return rounding * total + 4 * UNDERFLOW_ERROR * products * (lengths + 1) * max(lr, 1.0)
-
-
-def worst_ratio(found, expected, bound):
-    """Return max |found − expected| / bound: at most 1 where they agree.
-
-    Elements that are equal (or both NaN) count as 0, whatever the bound; one that is not finite
-    and differs counts as infinite.
-    """
-    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
-    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-    if same.all():
-        return 0.0
-    with np.errstate(all="ignore"):
-        ratio = np.abs(found - expected)[~same] / np.broadcast_to(bound, found.shape)[~same]
-    return float(np.where(np.isnan(ratio), np.inf, ratio).max())
+def lacks(name, optimizer):
+    """Return why the peer ``name`` cannot do the update rule; empty where it can."""
+    return _peer_class(name).lacks(optimizer)

@@ -116,6 +116,12 @@ def test_a_missing_tool_is_named_and_not_a_traceback(quick_demo, monkeypatch, co
         assert result.stderr.count("\n") == 1
 
 
+def compare_json(*arguments):
+    result = run("compare", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
 def test_compare_lists_what_is_skipped_and_refuses_unknown_backends(monkeypatch):
     from tcast.host.backend import BackendUnavailable
 
@@ -126,23 +132,102 @@ def test_compare_lists_what_is_skipped_and_refuses_unknown_backends(monkeypatch)
     opened = api.open
     monkeypatch.setattr(api, "open", lambda name, **options: refuse(name) if name == "cupy"
                         else opened(name, **options))
-    report = json.loads(run("compare", "--backends", "golden,cpu,cupy", "--batch", 8,
-                            "--repeats", 2, "--json").stdout)
-    assert report["equal"]
-    assert report["backends"][2] == {"backend": "cupy", "skipped": "no GPU here"}
-    assert report["backends"][0]["ratio_to_golden"] == 1.0
+    report = compare_json("--backends", "golden,cpu,cupy", "--batch", 8, "--repeats", 2)
+    cell, = report["runs"]
+    assert report["equal"] and cell["equal"] and cell["title"] == "real, log"
+    assert cell["backends"][2] == {"backend": "cupy", "skipped": "no GPU here"}
+    cpu = cell["backends"][1]
+    assert set(cpu["phases"]) == {"forward", "cast", "update", "backward", "step"}
+    assert set(cpu["speed_over"]) == {"golden"} and cpu["speed_over"]["golden"]["step"] > 0
+    assert set(cpu["share_of_limit"]) == {"forward", "update"} == set(cpu["gb_per_s"])
     result = run("compare", "--backends", "golden,gpu")
     assert result.exit_code == 2 and "not 'gpu'" in result.stderr
     result = run("compare", "--backends", "golden,cupy", "--batch", 8, "--repeats", 1)
     assert "skipped" in result.output and "no GPU here" in result.output
 
 
+def test_compare_several_workloads_and_distributions():
+    report = compare_json(
+        "--workload", "rm3,real,dlrmv2", "--distribution", "uniform,powerlaw,powerlaw:1.2",
+        "--backends", "golden,cpu,numpy,scipy", "--batch", 2, "--repeats", 1, "--max-rows", 100)
+    assert [run["title"] for run in report["runs"]] == [
+        "rm3, uniform", "rm3, powerlaw 1.05", "rm3, powerlaw 1.2", "real, log",
+        "dlrmv2, uniform", "dlrmv2, powerlaw 1.05", "dlrmv2, powerlaw 1.2"]
+    rm3, dlrmv2 = report["runs"][0], report["runs"][4]
+    assert (rm3["lookups"], rm3["table_bytes"]) == (400, 10 * 100 * 32 * 4)
+    assert dlrmv2["lookups"] == 2 * 214 and dlrmv2["max_rows"] == 100
+    assert all(0 < run["distinct_rows"] <= run["lookups"] for run in report["runs"])
+    assert all(facts["equal"] for run in report["runs"] for facts in run["backends"])
+    shown = run("compare", "--workload", "rm3", "--distribution", "uniform,powerlaw", "--backends",
+                "cpu,numpy", "--batch", 2, "--repeats", 1)
+    assert "geometric mean of 2" in shown.stdout
+
+
+def test_compare_rowwise_adagrad():
+    report = compare_json("--workload", "rm3", "--optimizer", "rowwise_adagrad", "--backends",
+                          "golden,cpu,numpy,scipy", "--batch", 4, "--repeats", 1)
+    golden, cpu, plain, scipy = report["runs"][0]["backends"]
+    assert golden["equal"] and cpu["equal"] and scipy["error_to_bound"] <= 1
+    assert plain["skipped"] == "numpy has no row-wise Adagrad"
+
+
+def test_compare_scales_the_engines_cycles(engine, monkeypatch):
+    monkeypatch.setattr("tcast.sim.device.Simulation", Model)
+    monkeypatch.setattr(Model, "set_memory", lambda self, **options: None, raising=False)
+    from tcast.sim import device
+    monkeypatch.setattr(device.EngineDevice, "counters", lambda self: {"cycles": 1000})
+    options = ("--workload", "rm3", "--backends", "sim", "--batch", 8, "--clock-mhz", 500)
+    cell, = compare_json(*options)["runs"]
+    sim, = cell["backends"]
+    # Ten tables, a pass each for forward and for update.
+    assert sim["cycles"] == sim["scaled_cycles"] == {"forward": 10_000, "update": 10_000}
+    assert sim["ms_at_clock"] == {"forward": 0.02, "update": 0.02}
+    sim, = compare_json(*options, "--sim-lookups", 400)["runs"][0]["backends"]
+    assert sim["simulated_lookups"] == 400
+    assert sim["scaled_cycles"] == {"forward": 40_000, "update": 40_000}
+    assert "scaled from 400 lookups" in run("compare", *options, "--sim-lookups", 400).output
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (("--optimizer", "adam"), "optimizer must be one of sgd, rowwise_adagrad, not 'adam'"),
+    (("--system", "tpu"), "system must be one of layer, cpu-gpu, not 'tpu'"),
+    (("--workload", "rm1", "--distribution", "uniform:2"),
+     "distribution must have an exponent only with powerlaw, not 'uniform:2'"),
+    (("--workload", "rm1", "--distribution", "powerlaw:x"),
+     "distribution must be powerlaw:NUMBER, not 'powerlaw:x'"),
+    (("--workload", "dlrmv2", "--scale", "1"), "must leave tables of at most"),
+    (("--workload", "rm1", "--max-rows", "0"), "max_rows must be at least 1, not 0"),
+    (("--clock-mhz", "0"), "clock-mhz must be above 0, not 0.0"),
+    (("--sim-lookups", "0"), "sim-lookups must be at least 1, not 0"),
+    (("--repeats", "0"), "repeats must be at least 1, not 0"),
+    (("--backends", ","), "backends must name at least one, not ','"),
+    (("--system", "cpu-gpu", "--threads", "0"), "threads must be at least 1, not 0"),
+])
+def test_compare_refuses(options, words):
+    result = run("compare", "--backends", "golden", *options)
+    assert result.exit_code == 2
+    assert words in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_compare_without_any_backend_is_not_equal(monkeypatch):
     from tcast import comparison
 
-    monkeypatch.setattr(comparison, "open_backends",
-                        lambda names, config, **options: [("cupy", None, "no GPU")])
+    monkeypatch.setattr(
+        comparison, "open_backends", lambda names, config, **options: [
+            comparison.Backend("cupy", skipped="no GPU")])
     assert run("compare", "--backends", "cupy", "--batch", 8).exit_code == 1
+
+
+def test_compare_system_says_what_was_not_run(monkeypatch):
+    monkeypatch.setattr("tcast.system.open_gpu", lambda: (None, "torch: none here"))
+    options = ("--system", "cpu-gpu", "--workload", "rm3", "--batch", 4, "--repeats", 2)
+    report = compare_json(*options)
+    cell, = report["runs"]
+    assert report["equal"] and report["gpu"] is None and "torch: none here" in report["not_run"]
+    assert set(cell["ways"]) == {"baseline", "casted", "fused"}
+    result = run("compare", *options)
+    assert "the GPU's phases and PCIe were not run: torch: none here" in result.stdout
+    assert "CPU: casted gather-reduce" in result.stdout and "whole step" not in result.stdout
 
 
 @pytest.fixture

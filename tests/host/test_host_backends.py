@@ -17,8 +17,6 @@ from tcast.host.cpu import CpuDevice
 from tcast.host.cupy_backend import CupyDevice
 from tcast.host.driver import EngineDevice
 from tcast.host.golden_backend import GoldenDevice
-from tcast.host.peers.fbgemm_peer import FbgemmPeer
-from tcast.host.peers.torch_peer import TorchPeer
 
 OPERATIONS = ("embedding_bag", "gather", "cast", "casted_gather_reduce", "scatter_update",
               "backward_update", "expand", "coalesce", "scatter", "counters")
@@ -172,7 +170,7 @@ def test_a_wrong_bit_is_found(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", [
-    GoldenDevice, CpuDevice, CupyDevice, EngineDevice, TorchPeer, FbgemmPeer])
+    GoldenDevice, CpuDevice, CupyDevice, EngineDevice])
 def test_signatures_are_the_base_class(backend):
     for name in OPERATIONS:
         assert (inspect.signature(getattr(backend, name))
