@@ -181,7 +181,7 @@ class CupyDevice(Device):
         size = max(array.size for array in arrays)
         if not size:
             return False, 0, None
-        status = self._cupy.zeros(4, np.int64)
+        status, words = self._status()
         capacity = n_lookups // (LONG + 1) if find_long else 0
         found = self._cupy.empty(capacity, np.int64) if capacity else None
         numbers = indices if indices is not None else rows
@@ -194,9 +194,23 @@ class CupyDevice(Device):
                 *self._array_and_size(indices), np.int64(n_rows),
                 *self._array_and_size(rows), np.int64(n_rows),
                 status, _NULL if found is None else found, np.int64(capacity)))
-        words = status.get()
+        self._cupy.cuda.get_current_stream().synchronize()
         return (bool(words[_BAD]), int(words[_USED]),
                 _Long(found, int(words[_N_LONG])) if find_long else None)
+
+    def _status(self):
+        """Return (address, words): the kernels' status in host memory that the GPU can write.
+
+        So nothing need be cleared on the GPU, nor copied back. Each thread has its own.
+        """
+        words = getattr(self._found, "status", None)
+        if words is None:
+            # An array of it keeps the memory.
+            memory = self._cupy.cuda.alloc_pinned_memory(4 * 8)
+            words = self._found.status = np.frombuffer(memory, np.int64, 4)
+            self._found.address = np.uint64(words.ctypes.data)
+        words[:] = 0
+        return self._found.address, words
 
     def _long_segments(self, offsets, n_lookups):
         """Return the long segments, as the check of this call found them or by looking."""
@@ -217,13 +231,14 @@ class CupyDevice(Device):
 
     def _to_gpu(self, array):
         """Return a C-contiguous CuPy array, or None for None."""
-        if array is None:
-            return None
+        if array is None or (type(array) is self._cupy.ndarray and array.flags.c_contiguous):
+            return array
         return self._cupy.ascontiguousarray(self._cupy.asarray(array))
 
     def _rows_to_gpu(self, array):
         """Return a CuPy array of contiguous rows, which may be further apart than a row."""
-        array = self._cupy.asarray(array)
+        if type(array) is not self._cupy.ndarray:
+            array = self._cupy.asarray(array)
         dim = array.shape[1]
         stride = array.strides[0]
         if (array.strides[1] == 4 or dim == 1) and stride >= 4 * dim and stride % 4 == 0:

@@ -63,6 +63,32 @@
 #define TC_DEVICE static __device__ __forceinline__
 #define TC_NAN __int_as_float(0x7fc00000)
 
+// One rounding each, subnormals kept, whatever options the compiler was given: CuPy adds -ftz=true,
+// which the intrinsics obey, and the instructions that are written out do not.
+#ifdef TC_EMULATED
+TC_DEVICE float tc_add(float a, float b) { return a + b; }
+TC_DEVICE float tc_sub(float a, float b) { return a - b; }
+TC_DEVICE float tc_mul(float a, float b) { return a * b; }
+TC_DEVICE float tc_div(float a, float b) { return a / b; }
+TC_DEVICE float tc_sqrt(float a) { return std::sqrt(a); }
+#else
+#define TC_BINARY(name, instruction)                                             \
+    TC_DEVICE float name(float a, float b) {                                     \
+        float result;                                                            \
+        asm(instruction " %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));         \
+        return result;                                                           \
+    }
+TC_BINARY(tc_add, "add.rn.f32")
+TC_BINARY(tc_sub, "sub.rn.f32")
+TC_BINARY(tc_mul, "mul.rn.f32")
+TC_BINARY(tc_div, "div.rn.f32")
+TC_DEVICE float tc_sqrt(float a) {
+    float result;
+    asm("sqrt.rn.f32 %0, %1;" : "=f"(result) : "f"(a));
+    return result;
+}
+#endif
+
 typedef long long tc_long;
 
 #ifndef TC_EMULATED
@@ -157,11 +183,11 @@ TC_DEVICE void tc_store(float *p, const tc_vector &x) {
 #define TC_COLUMNS _Pragma("unroll") for (int c = 0; c < TC_VECTOR; ++c)
 
 TC_DEVICE void tc_add_to(tc_vector &x, const tc_vector &y) {
-    TC_COLUMNS x.v[c] = __fadd_rn(x.v[c], y.v[c]);
+    TC_COLUMNS x.v[c] = tc_add(x.v[c], y.v[c]);
 }
 
 TC_DEVICE void tc_weigh(tc_vector &x, float weight) {
-    TC_COLUMNS x.v[c] = __fmul_rn(weight, x.v[c]);
+    TC_COLUMNS x.v[c] = tc_mul(weight, x.v[c]);
 }
 
 // The sum of a segment of 1 <= n <= TC_LONG lookups; `first` is its first row as it stands in
@@ -206,33 +232,33 @@ TC_DEVICE tc_vector tc_sum(const tc_pass &p, tc_long begin, int n, const float *
 }
 
 TC_DEVICE float tc_scaled(float sum, tc_long n) {
-    return n ? tc_canonical(__fmul_rn(sum, __fdiv_rn(1.0f, (float)n))) : sum;
+    return n ? tc_canonical(tc_mul(sum, tc_div(1.0f, (float)n))) : sum;
 }
 
 TC_DEVICE float tc_stepped(float old, float step, float gradient) {
-    return tc_canonical(__fsub_rn(old, __fmul_rn(step, gradient)));
+    return tc_canonical(tc_sub(old, tc_mul(step, gradient)));
 }
 
 // Row-wise Adagrad's step of a row, and its new state, from the sum of its squared gradients.
 TC_DEVICE float tc_adagrad(const tc_pass &p, float *state, float squares) {
-    const float share = __fmul_rn(tc_canonical(squares), __fdiv_rn(1.0f, (float)p.dim));
-    *state = tc_canonical(__fadd_rn(*state, share));
-    return tc_canonical(__fdiv_rn(p.lr, __fadd_rn(__fsqrt_rn(*state), p.eps)));
+    const float share = tc_mul(tc_canonical(squares), tc_div(1.0f, (float)p.dim));
+    *state = tc_canonical(tc_add(*state, share));
+    return tc_canonical(tc_div(p.lr, tc_add(tc_sqrt(*state), p.eps)));
 }
 
 // Sum over the columns of a tile, by the adjacent pairwise tree, in every lane of the group.
 // Absent columns count as +0, which changes nothing: no square is -0.
 template <int Lanes> TC_DEVICE float tc_tile_squares(const tc_vector &gradient, bool present) {
     float level[TC_VECTOR];
-    TC_COLUMNS level[c] = present ? __fmul_rn(gradient.v[c], gradient.v[c]) : 0.0f;
+    TC_COLUMNS level[c] = present ? tc_mul(gradient.v[c], gradient.v[c]) : 0.0f;
     _Pragma("unroll") for (int distance = 1; distance < TC_VECTOR; distance *= 2)
         _Pragma("unroll") for (int c = 0; c < TC_VECTOR; c += 2 * distance)
-            level[c] = __fadd_rn(level[c], level[c + distance]);
+            level[c] = tc_add(level[c], level[c + distance]);
     const int lane = threadIdx.x % 32;
     const unsigned mask = Lanes == 32 ? 0xffffffffu
         : ((1u << (Lanes % 32)) - 1) << (lane / Lanes * Lanes);
     _Pragma("unroll") for (int distance = 1; distance < Lanes; distance *= 2)
-        level[0] = __fadd_rn(level[0], __shfl_xor_sync(mask, level[0], distance));
+        level[0] = tc_add(level[0], __shfl_xor_sync(mask, level[0], distance));
     return level[0];
 }
 
@@ -244,7 +270,7 @@ struct tc_counter {
 
 TC_DEVICE void tc_count(tc_counter &counter, float sum) {
     int n = 0;
-    for (; counter.count >> n & 1; ++n) sum = __fadd_rn(counter.level[n], sum);
+    for (; counter.count >> n & 1; ++n) sum = tc_add(counter.level[n], sum);
     counter.level[n] = sum;
     ++counter.count;
 }
@@ -254,7 +280,7 @@ TC_DEVICE float tc_total(const tc_counter &counter) {
     while (!(counter.count >> n & 1)) ++n;
     float sum = counter.level[n];
     for (++n; counter.count >> n; ++n)
-        if (counter.count >> n & 1) sum = __fadd_rn(counter.level[n], sum);
+        if (counter.count >> n & 1) sum = tc_add(counter.level[n], sum);
     return sum;
 }
 
@@ -322,16 +348,16 @@ TC_DEVICE void tc_long_slice(const tc_pass &p, tc_stages &shared, tc_long slot, 
             int row = partial;
             if (chunk == 0) {
                 sum = shared.rows[0][row][offset];
-                if (p.weights) sum = __fmul_rn(shared.weights[0][row], sum);
+                if (p.weights) sum = tc_mul(shared.weights[0][row], sum);
                 row += 8;
             }
             if (p.weights) {
                 _Pragma("unroll 8") for (; row < rows; row += 8)
-                    sum = __fadd_rn(sum, __fmul_rn(shared.weights[stage][row],
+                    sum = tc_add(sum, tc_mul(shared.weights[stage][row],
                                                    shared.rows[stage][row][offset]));
             } else {
                 _Pragma("unroll 8") for (; row < rows; row += 8)
-                    sum = __fadd_rn(sum, shared.rows[stage][row][offset]);
+                    sum = tc_add(sum, shared.rows[stage][row][offset]);
             }
         }
     }
@@ -344,7 +370,7 @@ TC_DEVICE void tc_long_slice(const tc_pass &p, tc_stages &shared, tc_long slot, 
         _Pragma("unroll") for (int k = 0; k < 8; ++k) pairs[k] = shared.sums[k][thread];
         _Pragma("unroll") for (int distance = 1; distance < 8; distance *= 2)
             _Pragma("unroll") for (int k = 0; k < 8; k += 2 * distance)
-                pairs[k] = __fadd_rn(pairs[k], pairs[k + distance]);
+                pairs[k] = tc_add(pairs[k], pairs[k + distance]);
         float gradient = tc_canonical(pairs[0]);
         if (p.mean) gradient = tc_scaled(gradient, n);
 #if TC_SINK == 0
@@ -372,10 +398,10 @@ TC_DEVICE void tc_long_slice(const tc_pass &p, tc_stages &shared, tc_long slot, 
             float square = 0.0f;
             if (tile + thread < p.dim) {
                 const float g = __ldcg(gradient + tile + thread);
-                square = __fmul_rn(g, g);
+                square = tc_mul(g, g);
             }
             _Pragma("unroll") for (int distance = 1; distance < 32; distance *= 2)
-                square = __fadd_rn(square, __shfl_xor_sync(0xffffffffu, square, distance));
+                square = tc_add(square, __shfl_xor_sync(0xffffffffu, square, distance));
             tc_count(counter, square);
         }
         if (thread == 0) {
@@ -460,7 +486,7 @@ extern "C" __global__ void __launch_bounds__(TC_BLOCK, TC_MIN_BLOCKS) tc_gather(
         _Pragma("unroll") for (int distance = 1; distance < Kept; distance *= 2)
             _Pragma("unroll") for (int tile = 0; tile < Kept; tile += 2 * distance)
                 if (tile + distance < Kept)
-                    squares[tile] = __fadd_rn(squares[tile], squares[tile + distance]);
+                    squares[tile] = tc_add(squares[tile], squares[tile + distance]);
         const float step = tc_adagrad(p, &new_state, TC_TILES ? squares[0] : tc_total(counter));
         if (lane == 0) state[row] = new_state;
         _Pragma("unroll") for (int tile = 0; tile < tiles; ++tile) {

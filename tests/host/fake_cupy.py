@@ -122,6 +122,9 @@ def fake_cupy(compiler, n_devices=1):
         def record(self):
             return "event"
 
+        def synchronize(self):
+            pass
+
         def wait_event(self, event):
             self.waited.append(event)
 
@@ -130,6 +133,10 @@ def fake_cupy(compiler, n_devices=1):
 
         def __exit__(self, *exc):
             pass
+
+    def pinned(n_bytes):
+        """Host memory with rubbish in it, which the kernels can write."""
+        return (ctypes.c_char * n_bytes)(*b"\x5a" * n_bytes)
 
     current = Stream()
     names = ("zeros", "flatnonzero", "searchsorted", "ascontiguousarray", "asarray")
@@ -140,7 +147,7 @@ def fake_cupy(compiler, n_devices=1):
         cuda=SimpleNamespace(
             runtime=SimpleNamespace(getDeviceCount=get_device_count, CUDARuntimeError=CudaError),
             Device=lambda: SimpleNamespace(attributes={"MultiProcessorCount": 1}),
-            Stream=Stream, get_current_stream=lambda: current),
+            Stream=Stream, get_current_stream=lambda: current, alloc_pinned_memory=pinned),
         **{name: _wrap(name) for name in names})
 
 

@@ -325,11 +325,11 @@ FAULTS = [
     ("x != x ? TC_NAN : x", "x", None),                              # payloads are compared apart
     ("if (n == 1 && !p.weights) return first;", "", None),           # a copy loses its payload
     ("tc_weigh(x[k], __ldg(weights + (base) + k))", ";", None),
-    ("__fmul_rn(step, gradient)", "gradient", None),
+    ("tc_mul(step, gradient)", "gradient", None),
     ("(float)p.dim", "(float)(p.dim + 1)", None),
     ("distance < Lanes; distance *= 2", "distance < Lanes / 2; distance *= 2", None),
     ("tc_wait<TC_STAGES - 2>();", "tc_wait<TC_STAGES>();", None),    # adds rows not there yet
-    ("pairs[k] = __fadd_rn", "if (k < 4) pairs[k] = __fadd_rn", None),
+    ("pairs[k] = tc_add", "if (k < 4) pairs[k] = tc_add", None),
     ("== slices - 1", "== 0", None),                                 # the first finishes the row
     ("(TC_KEY)row << position_bits | (TC_KEY)i", "(TC_KEY)row << position_bits", None),
     ("segment += in_warp[w]", "segment += 0", None),
