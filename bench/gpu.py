@@ -788,8 +788,9 @@ def run_tests(entry):
             "'tests/host/test_host_cupy.py']))")
     done = subprocess.run([sys.executable, "-c", code], cwd=plain_checkout.ROOT,
                           capture_output=True, text=True, check=False, timeout=280)
-    entry.update(status=done.returncode, tail=(done.stdout + done.stderr)[-3000:])
-    print(entry["tail"][-1500:], flush=True)
+    text = done.stdout + done.stderr
+    entry.update(status=done.returncode, head=text[:3000], tail=text[-1000:])
+    print(entry["head"][:2500], flush=True)
 
 
 def facts(entry):
