@@ -82,7 +82,7 @@ class Device(ABC):
         """Return the rows looked up, float32 [N, D], unpooled: ``out[i] = weight[indices[i]]``."""
         xp = self._xp(weight)
         validation.matrix("weight", weight, xp=xp)
-        validation.index_array("indices", indices, weight.shape[0], "rows of weight", xp=xp)
+        self._check_indices("indices", indices, weight.shape[0], "rows of weight", xp)
         return self._gather(weight, indices)
 
     # tensor casting and what it makes of the backward pass
@@ -94,8 +94,8 @@ class Device(ABC):
         """
         xp = self._xp(indices)
         num_rows = validation.scalar_count("num_rows", num_rows)
-        indices, offsets, weights = self._lookups(
-            indices, offsets, per_sample_weights, "sum", num_rows, "num_rows", xp)
+        indices, offsets, weights = self._cast_lookups(
+            indices, offsets, per_sample_weights, num_rows, xp)
         return self._cast(indices, offsets, num_rows, weights)
 
     def casted_gather_reduce(self, grad_out, casting):
@@ -132,8 +132,7 @@ class Device(ABC):
         """
         xp = self._xp(weight)
         self._updated(weight, optimizer, state, xp)
-        validation.row_array("rows", rows, weight.shape[0], "rows of weight", increasing=True,
-                             xp=xp)
+        self._check_row_numbers("rows", rows, weight.shape[0], "rows of weight", True, xp)
         validation.matrix("grads", grads, rows=rows.size, rows_of="as many as rows",
                           dim=weight.shape[1], dim_of="as weight", xp=xp)
         self._disjoint(weight, state, {"grads": grads, "rows": rows}, xp)
@@ -160,7 +159,7 @@ class Device(ABC):
         """Return one row of ``grad_out`` per lookup, float32 [N, D]: the baseline's first step."""
         xp = self._xp(grad_out)
         validation.matrix("grad_out", grad_out, xp=xp)
-        validation.offset_array("offsets", offsets, np.iinfo(np.int64).max, "lookups", xp)
+        self._check_offsets("offsets", offsets, xp)
         validation.matrix("grad_out", grad_out, rows=offsets.size - 1,
                           rows_of="one less than offsets", xp=xp)
         return self._expand(grad_out, offsets)
@@ -195,13 +194,13 @@ class Device(ABC):
         xp = self._xp(dst)
         validation.matrix("dst", dst, xp=xp)
         validation.writable("dst", dst, xp)
-        validation.row_array("rows", rows, dst.shape[0], "rows of dst", increasing=False, xp=xp)
+        self._check_row_numbers("rows", rows, dst.shape[0], "rows of dst", False, xp)
         validation.matrix("values", values, rows=rows.size, rows_of="as many as rows",
                           dim=dst.shape[1], dim_of="as dst", xp=xp)
         validation.disjoint("dst", dst, {"values": values, "rows": rows}, xp)
         self._scatter(dst, rows, values)
 
-    # shared checks
+    # shared checks: a backend may do one in its own way, with the same messages
 
     def _xp(self, array):
         """Return the array module that the arguments of a call must come from."""
@@ -219,6 +218,19 @@ class Device(ABC):
         indices = indices[:used]
         validation.index_array("indices", indices, n_rows, rows_of, offsets, xp)
         return indices, offsets, None if weights is None else weights[:used]
+
+    def _cast_lookups(self, indices, offsets, per_sample_weights, num_rows, xp):
+        """Check a batch to be cast; a backend may leave what the arrays hold to its cast."""
+        return self._lookups(indices, offsets, per_sample_weights, "sum", num_rows, "num_rows", xp)
+
+    def _check_indices(self, name, indices, n_rows, rows_of, xp):
+        validation.index_array(name, indices, n_rows, rows_of, xp=xp)
+
+    def _check_row_numbers(self, name, rows, n_rows, rows_of, increasing, xp):
+        validation.row_array(name, rows, n_rows, rows_of, increasing=increasing, xp=xp)
+
+    def _check_offsets(self, name, offsets, xp):
+        validation.offset_array(name, offsets, np.iinfo(np.int64).max, "lookups", xp)
 
     def _updated(self, weight, optimizer, state, xp):
         validation.matrix("weight", weight, xp=xp)

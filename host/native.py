@@ -7,6 +7,7 @@ the cpu backend goes on with NumPy.
 
 import ctypes
 import functools
+import os
 import platform
 import shutil
 import subprocess
@@ -264,7 +265,23 @@ def _compile(name):
     return build_once(facts, "native", build) / "core.so"
 
 
+#: How long OpenMP's threads wait in a loop before they sleep, where nobody has said it: some 20 µs.
+#: By default it is long enough that, beside other work, most of a call is waiting.
+_SPIN = {"GOMP_SPINCOUNT": "10000"}
+
 _loaded = {}
+
+
+def _open(path):
+    """Load the library; OpenMP reads the environment when it is loaded first."""
+    asked = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    set_here = {} if asked else _SPIN
+    os.environ.update(set_here)
+    try:
+        return ctypes.CDLL(str(path))
+    finally:
+        for name in set_here:
+            del os.environ[name]
 
 
 def load(name=None):
@@ -286,7 +303,7 @@ def load(name=None):
         raise BuildError(f"this processor has no {name}; it has {', '.join(instruction_sets())}")
     if name not in _loaded:
         try:
-            _loaded[name] = NativeCore(ctypes.CDLL(str(_compile(name))), name)
+            _loaded[name] = NativeCore(_open(_compile(name)), name)
         except OSError as error:
             raise BuildError(f"the compiled core cannot be loaded or kept: {error}") from error
     return _loaded[name]

@@ -15,8 +15,8 @@ from .checked_casting import CheckedCasting
 
 __all__ = [
     "casting_fields", "disjoint", "index_array", "index_kind", "matrix", "mean_lengths",
-    "mode_name", "offset_array", "optimizer_sgd", "optimizer_state", "row_array", "sample_weights",
-    "scalar_count", "writable",
+    "mode_name", "offset_array", "offset_kind", "optimizer_sgd", "optimizer_state", "row_array",
+    "sample_weights", "scalar_count", "writable",
 ]
 
 _INTEGERS = (np.int32, np.int64)
@@ -116,14 +116,20 @@ def _in_range(name, value, n_rows, rows_of, place, xp):
                          f"not {int(value[position])}{place(position)}")
 
 
+def offset_kind(name, value, xp=np):
+    """Check ``value`` to be int32 or int64 [B + 1], whatever it holds."""
+    _array(name, value, 1, _INTEGERS, xp)
+    if value.size < 1:
+        raise ValueError(f"{name} must have at least 1 element (one more than bags), not 0")
+    return value
+
+
 def offset_array(name, value, n_lookups, lookups_of, xp=np):
     """Check ``value`` to be int32 or int64 [B + 1]: starts at 0, never decreases, ends within N.
 
     Lookups behind the last offset belong to no bag and are ignored.
     """
-    _array(name, value, 1, _INTEGERS, xp)
-    if value.size < 1:
-        raise ValueError(f"{name} must have at least 1 element (one more than bags), not 0")
+    offset_kind(name, value, xp)
     if int(value[0]) != 0:
         raise ValueError(f"{name}[0] must be 0, not {int(value[0])}")
     core = native.loaded() if xp is np else None

@@ -452,7 +452,7 @@ int64_t first_segment(const tc_pass &p, int64_t piece, int64_t pieces) {
 }
 
 // Below this many elements the threads are not worth waking.
-constexpr int64_t ELEMENTS_PER_THREAD = 1 << 15;
+constexpr int64_t ELEMENTS_PER_THREAD = 1 << 17;
 // Pieces of each thread: what one does not get done the others take.
 constexpr int64_t PIECES_PER_THREAD = 8;
 
@@ -727,7 +727,7 @@ template <class Key, class Index> struct Cast {
     }
 };
 
-constexpr int64_t LOOKUPS_PER_THREAD = 1 << 13;
+constexpr int64_t LOOKUPS_PER_THREAD = 1 << 14;
 
 template <class Index> int64_t cast_of(const tc_cast_arguments &a) {
     const int64_t threads = std::clamp<int64_t>(a.n_lookups / LOOKUPS_PER_THREAD, 1, a.threads);

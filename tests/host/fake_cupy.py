@@ -1,33 +1,32 @@
 """A stand-in for CuPy: NumPy underneath, and kernels compiled with a C++ compiler.
 
-It lets the cupy backend's host side, and the core that its kernel shares with C++, run where there
-is no GPU. It says nothing about CUDA's compiler, launch or memory.
+It lets the whole cupy backend run where there is no GPU: its host side, and the text of its kernels
+behind an emulation of CUDA's threads. It says nothing about CUDA's compiler or memory.
 """
 
 import ctypes
+import hashlib
+import re
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-from tcast.host.kernels import CORE, HOST_PROLOGUE, cuda_source
-
-# The launch of the CUDA kernel, in C++: the same arguments, one element after the other.
-HOST_KERNEL = """
-extern "C" void tc_gather_scatter(
-        const float *src, const tc_int *indices, const tc_int *offsets, const float *weights,
-        const float *scales, const tc_int *rows, float *dst, tc_int src_stride, tc_int dst_stride,
-        tc_int n_segments, tc_int dim, int sgd, float lr) {
-    const tc_pass pass = {src, indices, offsets, weights, scales, rows, dst, src_stride,
-                          dst_stride, n_segments, dim, sgd, lr};
-    // Backwards, because a GPU promises no order either.
-    for (tc_int n = n_segments * dim - 1; n >= 0; --n) tc_element(pass, n);
-}
-"""
+EMULATION = Path(__file__).with_name("cuda_emulation.h")
+_FLAGS = ["-O1", "-std=c++17", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused",
+          "-Wno-maybe-uninitialized", "-ffp-contract=off", "-shared", "-fPIC"]
 
 
 class ndarray(np.ndarray):
     """An array "on the GPU": NumPy's, but of another type."""
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+    def get(self):
+        return np.array(self, subok=False)
 
 
 def _as(result):
@@ -39,47 +38,71 @@ def _wrap(name):
     return lambda *args, **options: _as(function(*args, **options))
 
 
-def compile_core(directory, changes=()):
-    """Compile the kernel's core as C++ and return the function; ``changes`` are (old, new)."""
-    core = CORE
-    for old, new in changes:
-        assert old in core, f"{old!r} is not in the kernel"
-        core = core.replace(old, new)
-    source, library = directory / "kernel.cpp", directory / "kernel.so"
-    source.write_text(HOST_PROLOGUE + core + HOST_KERNEL)
-    subprocess.run(["g++", "-O2", "-std=c++14", "-Wall", "-Werror", "-ffp-contract=off", "-shared",
-                    "-fPIC", "-o", str(library), str(source)], check=True)
-    return ctypes.CDLL(str(library)).tc_gather_scatter
+def _poisoned(shape, dtype=np.float32):
+    """Return new memory with a pattern in it that no result has: the GPU's is not clean."""
+    array = np.empty(shape, dtype)
+    array.view(np.uint8).fill(0xAA)
+    return array.view(ndarray)
 
 
-def fake_cupy(function, n_devices=1):
-    """Return the stand-in module; kernels run ``function``, from compile_core."""
+class Compiler:
+    """Compiles kernels to shared libraries in a directory, each once.
+
+    ``changes`` are (old, new): faults to plant in the text.
+    """
+
+    def __init__(self, directory, changes=()):
+        self.directory = directory
+        self.changes = changes
+
+    def library(self, code, options):
+        for old, new in self.changes:
+            code = code.replace(old, new)
+        macros = [option for option in options if option.startswith("-D")]
+        digest = hashlib.sha256(repr((code, macros)).encode()).hexdigest()[:20]
+        path = self.directory / f"{digest}.so"
+        if not path.exists():
+            kernels = re.findall(r"^extern \"C\" __global__.*?(tc_\w+)\(", code, re.M)
+            source = path.with_suffix(".cpp")
+            source.write_text("\n".join([
+                f'#include "{EMULATION}"', code, *(f"TC_EMULATE({name})" for name in kernels)]))
+            built = path.with_suffix(".new")
+            subprocess.run(["g++", *_FLAGS, *macros, "-o", str(built), str(source)], check=True)
+            built.rename(path)
+        return ctypes.CDLL(str(path))
+
+
+def _argument(value):
+    """Return an argument of a kernel as a ctypes object, with the width that CUDA would read."""
+    if isinstance(value, np.ndarray):
+        assert isinstance(value, ndarray), "an array that is not on the GPU"
+        return ctypes.c_void_p(value.ctypes.data if value.size else 0)
+    kinds = {np.dtype(np.uint64): ctypes.c_uint64, np.dtype(np.int64): ctypes.c_int64,
+             np.dtype(np.int32): ctypes.c_int32, np.dtype(np.float32): ctypes.c_float}
+    return kinds[value.dtype](value.item())
+
+
+def fake_cupy(compiler, n_devices=1):
+    """Return the stand-in module; kernels are compiled by ``compiler``."""
     launches = []
 
-    def launch(grid, block, arguments):
-        values = []
-        for value in arguments:
-            if isinstance(value, np.ndarray):
-                assert isinstance(value, ndarray), "an array that is not on the GPU"
-                assert value.dtype in (np.int64, np.float32)
-                values.append(ctypes.c_void_p(value.ctypes.data))
-            else:  # scalars are passed by value, with the width that they have
-                kind = {np.dtype(np.uint64): ctypes.c_void_p, np.dtype(np.int64): ctypes.c_int64,
-                        np.dtype(np.int32): ctypes.c_int32, np.dtype(np.float32): ctypes.c_float}
-                values.append(kind[value.dtype](value.item()))
-        assert all(type(number) is int and 0 < number < 2**31 for number in (*grid, *block))
-        launches.append((grid, block))
-        function(*values)
-
     class RawModule:
-        """Ignores the CUDA text, which is checked to be the one with the shared core."""
-
         def __init__(self, code, options):
-            assert code == cuda_source() and CORE in code
-            self.options = options
+            assert "-fmad=false" in options
+            self.library = compiler.library(code, options)
 
         def get_function(self, name):
-            assert name == "tc_gather_scatter"
+            function = getattr(self.library, f"emulate_{name}")
+
+            def launch(grid, block, arguments):
+                assert all(type(n) is int and 0 < n < 2**31 for n in (*grid, *block))
+                launches.append((name, grid, block))
+                values = [_argument(value) for value in arguments]
+                pointers = (ctypes.c_void_p * len(values))(
+                    *(ctypes.addressof(value) for value in values))
+                sizes = (ctypes.c_int * len(values))(*(ctypes.sizeof(value) for value in values))
+                fault = function(grid[0], block[0], pointers, sizes, len(values))
+                assert fault == 0, f"{name}: argument {fault} has the wrong width"
             return launch
 
     def get_device_count():
@@ -90,13 +113,44 @@ def fake_cupy(function, n_devices=1):
     class CudaError(RuntimeError):
         pass
 
-    names = ("arange", "ones", "empty", "concatenate", "searchsorted", "flatnonzero", "diff",
-             "maximum", "ascontiguousarray", "asarray")
-    module = SimpleNamespace(
-        __name__="cupy", ndarray=ndarray, uint32=np.uint32, int64=np.int64, launches=launches,
+    class Stream:
+        """In order with all others, as everything here."""
+
+        def __init__(self, non_blocking=False):
+            self.waited = []
+
+        def record(self):
+            return "event"
+
+        def wait_event(self, event):
+            self.waited.append(event)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc):
+            pass
+
+    current = Stream()
+    names = ("zeros", "flatnonzero", "searchsorted", "ascontiguousarray", "asarray")
+    return SimpleNamespace(
+        __name__="cupy", ndarray=ndarray, launches=launches, empty=_poisoned,
         asnumpy=lambda array: np.array(array, subok=False), RawModule=RawModule,
         may_share_memory=np.may_share_memory,
-        cuda=SimpleNamespace(runtime=SimpleNamespace(
-            getDeviceCount=get_device_count, CUDARuntimeError=CudaError)),
+        cuda=SimpleNamespace(
+            runtime=SimpleNamespace(getDeviceCount=get_device_count, CUDARuntimeError=CudaError),
+            Device=lambda: SimpleNamespace(attributes={"MultiProcessorCount": 1}),
+            Stream=Stream, get_current_stream=lambda: current),
         **{name: _wrap(name) for name in names})
-    return module
+
+
+def nvcc(directory, code, options):
+    """Compile CUDA text for a Hopper GPU with nvcc; return ptxas's report."""
+    source = directory / "kernel.cu"
+    source.write_text(code)
+    done = subprocess.run(
+        ["nvcc", "-arch=sm_90", "-cubin", "-Xptxas", "-v", "-diag-suppress", "177", *options,
+         "-o", str(source.with_suffix(".cubin")), str(source)],
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr

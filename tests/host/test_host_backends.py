@@ -122,7 +122,7 @@ def test_cpu_returns_the_bits_of_the_obvious_loops(core, case):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_cpu_large_batch_in_pieces(core, threads):
     for rows, index_type in ((20_000, np.int32), (3, np.int64), (1 << 40, np.int64)):
-        case = batch(5, min(rows, 20_000), 3_000, 60, 8, index_type, np.int64)
+        case = batch(5, min(rows, 20_000), 3_000, 60, 24, index_type, np.int64)
         assert case.used > 2 * numpy_core.PIECE_LOOKUPS
         with CpuDevice(threads=threads, core=core) as device:
             check_all(device, case)

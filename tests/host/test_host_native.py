@@ -158,6 +158,7 @@ def test_flush_to_zero_of_the_caller_changes_nothing(device):
 
 def test_results_do_not_depend_on_the_number_of_threads():
     case = batch(7, 5_000, 4_000, 50, 64, np.int64, np.int64, weird=0)
+    assert case.used > 4 << 14  # enough to be dealt out
     results = []
     for threads in (1, 2, 3, 8):
         with CpuDevice(threads=threads) as device:
