@@ -15,7 +15,7 @@ from .build_cache import BuildError
 __all__ = ["Limits"]
 
 #: Rows ahead that are tried, for reading and for updating; the best is what memory allows.
-READ_DISTANCES, UPDATE_DISTANCES = (16, 32, 64), (8, 16, 32)
+READ_DISTANCES, UPDATE_DISTANCES = (16, 32, 64, 128), (8, 16, 32, 64)
 
 
 class _Numpy:

@@ -599,8 +599,8 @@ class _LimitRun:
             self._best = {}
             for phase, (function, distances) in functions.items():
                 self._timed(evict, function, distances[0])
-                times = {d: self._timed(evict, function, d) for d in distances}
-                self._best[phase] = min(times, key=times.get)
+                rounds = [[self._timed(evict, function, d) for d in distances] for _ in range(3)]
+                self._best[phase] = distances[int(np.argmin(np.median(rounds, axis=0)))]
         if keep:
             _keep(self._result, {phase: self._timed(evict, function, self._best[phase])
                                  for phase, (function, _) in functions.items()})

@@ -106,7 +106,11 @@ def register(app):
 
 @dataclass(frozen=True)
 class Cell:
-    """One workload with one distribution; ``layer`` makes (tables, batch, names)."""
+    """One workload with one distribution.
+
+    Cells with equal ``key`` have the same tables, which ``fill(with_state)`` makes; ``draw()``
+    makes the batch.
+    """
 
     facts: dict
     lr: float
@@ -167,6 +171,18 @@ def _cells(workload, data, batch, scale, max_rows, distribution, exponent, seed)
     return cells
 
 
+def _layers(cells, with_state):
+    """Yield (cell, tables, step); the cells of one workload share its tables."""
+    tables = key = None
+    for cell in cells:
+        if cell.key != key:
+            tables = None   # before the next are made
+            tables, key = cell.fill(with_state), cell.key
+        elif with_state:
+            tables.flat_state[:] = 0
+        yield cell, tables, cell.draw()
+
+
 def _check_memory(shape):
     """Raise ValueError where the tables cannot lie in this machine's memory."""
     needed = sum(4 * table.rows * table.dim for table in shape.tables)
@@ -216,16 +232,9 @@ def compare_backends(*, workload="real", backends=DEFAULT_BACKENDS, data=None, b
                 names, config, threads=threads, latency=latency, seed=seed, verilog=verilog,
                 on_build=lambda what: bar.update(opening, description=f"{config.name}: {what}"))
         bar.remove_task(opening)
-        runs, tables, key = [], None, None
-        source = ""
-        for number, cell in enumerate(cells):
-            task = bar.add_task(f"{number + 1} of {len(cells)}", total=None)
-            if cell.key != key:
-                tables = None   # before the next are made
-                tables, key = cell.fill(optimizer != "sgd"), cell.key
-            elif tables.flat_state is not None:
-                tables.flat_state[:] = 0
-            step = cell.draw()
+        runs, source = [], ""
+        for cell, tables, step in _layers(cells, optimizer != "sgd"):
+            task = bar.add_task(_title(cell.facts), total=None)
             found, limit, source = compare(
                 opened, tables, step, _rule(optimizer, cell.lr), repeats=repeats, warm=warm,
                 threads=threads, sim_lookups=sim_lookups,
@@ -258,16 +267,10 @@ def compare_systems(*, workload="real", data=None, batch=64, scale=0.002, max_ro
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads!r}")
         gpu, reason = open_gpu()
-    runs, tables, key = [], None, None
+    runs = []
     with progress() as bar:
-        for cell in cells:
+        for cell, tables, step in _layers(cells, optimizer != "sgd"):
             task = bar.add_task(_title(cell.facts), total=None)
-            if cell.key != key:
-                tables = None   # before the next are made
-                tables, key = cell.fill(optimizer != "sgd"), cell.key
-            elif tables.flat_state is not None:
-                tables.flat_state[:] = 0
-            step = cell.draw()
             found = run(tables, step, _rule(optimizer, cell.lr), threads=threads, repeats=repeats,
                         warm=warm, gpu=gpu, on_run=lambda what, task=task, cell=cell: bar.update(
                             task, description=f"{_title(cell.facts)}, {what}"))

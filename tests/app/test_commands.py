@@ -163,6 +163,23 @@ def test_compare_several_workloads_and_distributions():
     assert "geometric mean of 2" in shown.stdout
 
 
+@pytest.mark.parametrize("with_state", [False, True])
+def test_cells_of_a_workload_share_its_tables_and_begin_with_fresh_states(with_state):
+    from tcast.commands import compare
+
+    cells = compare._cells("rm3,rm1,real", None, 2, 0.0001, None, "uniform,powerlaw:1.2", 1.05, 0)
+    seen = []
+    for cell, tables, step in compare._layers(cells, with_state):
+        assert len(step) == len(tables.weights)
+        assert (tables.flat_state is not None) == with_state
+        if with_state:
+            assert not tables.flat_state.any()
+            tables.flat_state[:] = 1
+        seen.append((cell.facts["workload"], tables))
+    assert [name for name, _ in seen] == ["rm3", "rm3", "rm1", "rm1", "real"]
+    assert seen[0][1] is seen[1][1] and seen[2][1] is seen[3][1] and seen[1][1] is not seen[2][1]
+
+
 def test_compare_rowwise_adagrad():
     report = compare_json("--workload", "rm3", "--optimizer", "rowwise_adagrad", "--backends",
                           "golden,cpu,numpy,scipy", "--batch", 4, "--repeats", 1)
