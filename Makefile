@@ -32,9 +32,10 @@ verilog: setup ## emit the Verilog of every preset to build/verilog/
 regress: setup ## the cocotb suites, then every preset with every workload; writes docs/results/
 	@$(BIN)/python -m tcast.sim.regress && $(BIN)/python bench/cosim_matrix.py
 
-bench: setup ## measure utilisation, bandwidth, bytes and simulation speed; writes docs/results/
+bench: setup ## measure utilisation, bandwidth, bytes, simulation speed and the CPU backend; writes docs/results/
 	@$(BIN)/python bench/utilisation.py && $(BIN)/python bench/bandwidth.py && \
-	$(BIN)/python bench/bytes_story.py && $(BIN)/python bench/simspeed.py
+	$(BIN)/python bench/bytes_story.py && $(BIN)/python bench/simspeed.py && \
+	$(BIN)/python bench/host.py
 
 clean:      ## remove what was built; .venv stays
 	@rm -rf build dist sim_build .pytest_cache .ruff_cache .hypothesis *.egg-info
