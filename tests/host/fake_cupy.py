@@ -15,8 +15,8 @@ import numpy as np
 
 EMULATION = Path(__file__).with_name("cuda_emulation.h")
 # Ubuntu's compiler fortifies by default, and takes a jump between coroutines for a broken stack.
-_FLAGS = ["-U_FORTIFY_SOURCE", "-O1", "-std=c++17", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused",
-          "-Wno-maybe-uninitialized", "-ffp-contract=off", "-shared", "-fPIC"]
+_FLAGS = ["-U_FORTIFY_SOURCE", "-O1", "-std=c++17", "-Wall", "-Werror", "-Wno-unknown-pragmas",
+          "-Wno-unused", "-Wno-maybe-uninitialized", "-ffp-contract=off", "-shared", "-fPIC"]
 
 
 class ndarray(np.ndarray):
