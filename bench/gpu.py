@@ -728,7 +728,8 @@ def tune(entry, report, quick):
     variants |= {f"batch {n}": {"batch": n} for n in (2, 4)}
     variants["update_batch 2, min_blocks 3"] = {"update_batch": 2, "min_blocks": 3}
     variants["update_batch 1, min_blocks 4"] = {"update_batch": 1, "min_blocks": 4}
-    variants |= {f"slice {n}": {"slice": n} for n in (16, 32)}
+    variants |= {f"slice {n}, stages 2": {"slice": n, "stages": 2} for n in (8, 16)}
+    variants["slice 32, stage_rows 96"] = {"slice": 32, "stages": 3, "stage_rows": 96}
     variants["stages 6, stage_rows 128"] = {"stages": 6, "stage_rows": 128}
     state = cupy.zeros(rows, np.float32)
     buffer = normal(rows * max(dims))

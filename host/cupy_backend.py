@@ -301,7 +301,7 @@ class CupyDevice(Device):
             if sink == ADAGRAD:
                 scratch = self._cupy.empty((long.count, dim), np.float32)
                 finished = self._cupy.zeros(long.count, np.int32)
-        macros |= {
+        macros = macros | {
             "vector": shape.vector, "lanes": shape.lanes, "tiles": shape.tiles, "sink": sink,
             "index": "int" if number is None else index_type(number.dtype),
             "offset": "int" if offsets is None else index_type(offsets.dtype),

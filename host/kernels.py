@@ -6,6 +6,7 @@ there. A test compiles the same text with a C++ compiler, behind an emulation of
 and compares bits with the golden model where there is no GPU.
 """
 
+import functools
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,9 @@ CUDA_OPTIONS = ("-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-p
 
 #: Lookups of a block of the casting kernels (their TC_TILE).
 KEY_TILE = 2048
+
+#: Bytes of memory that the threads of a block may share without asking for more.
+_SHARED_BYTES = 48 << 10
 
 #: Sinks of the gather kernel.
 WRITE, SGD, ADAGRAD = 0, 1, 2
@@ -70,8 +74,17 @@ class Tuning:
     stages: int = 4
     stage_rows: int = 256
 
+    def __post_init__(self):
+        # The rows and their weights; the rest of what a block shares is about a KiB.
+        shared = 4 * self.stages * self.stage_rows * (self.slice + 1) + 1100
+        if shared > _SHARED_BYTES:
+            raise ValueError(f"stages * stage_rows * (slice + 1) must be at most "
+                             f"{(_SHARED_BYTES - 1100) // 4}, the shared memory of a block, "
+                             f"not {self.stages * self.stage_rows * (self.slice + 1)}")
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019 - a handful of frozen objects
     def macros(self, sink):
-        """Return the kernel's macros, by name in lower case."""
+        """Return the kernel's macros, a dict by name in lower case (not to be changed)."""
         values = asdict(self)
         update_batch = values.pop("update_batch")
         return values if sink == WRITE else values | {"batch": update_batch}
