@@ -82,7 +82,7 @@ class Tuning:
                              f"{(_SHARED_BYTES - 1100) // 4}, the shared memory of a block, "
                              f"not {self.stages * self.stage_rows * (self.slice + 1)}")
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019 - a handful of frozen objects
+    @functools.cache  # noqa: B019 - a handful of frozen objects
     def macros(self, sink):
         """Return the kernel's macros, a dict by name in lower case (not to be changed)."""
         values = asdict(self)
