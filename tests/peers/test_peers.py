@@ -16,6 +16,18 @@ REASONS = peers.available()
 SGD, ADAGRAD = tcast.SGD(0.37), tcast.RowwiseAdagrad(0.05, 1e-6)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads_of_torch():
+    """Peers set PyTorch's threads, which are the process's: other tests must find them again."""
+    if not REASONS["torch"][0]:
+        yield
+        return
+    import torch
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def parameters(optimizer=SGD):
     return [pytest.param(name, marks=pytest.mark.skipif(not ok, reason=reason))
             for name, (ok, reason) in REASONS.items() if not peers.lacks(name, optimizer)]
