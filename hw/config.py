@@ -71,6 +71,19 @@ class EngineConfig:
         and the memory that holds it takes two cycles).
     mul_stages : int
         Pipeline stages of the binary32 multiplier, 1 to 7.
+    cast_port : int
+        The cast unit: 0 none, 1 on the engine's AXI port, 2 on a port of its own.
+    cast_digit_bits : int
+        Bits of the row by which a pass of the cast's sort orders, 4 to 11: a table of R rows takes
+        ``ceil(log2(R) / cast_digit_bits)`` passes. Costs a line of 64 bytes (a beat, where that is
+        more) and about 200 bits for each of ``2 ** cast_digit_bits`` bins, and as many cycles a
+        pass.
+    cast_buffer_pairs : int
+        Lookups up to which a cast stays on the chip between its passes; 0 or a power of two from
+        64 to 65,536. Costs 128 bits of memory for each.
+    cast_pairs : int
+        Pairs a cycle in the cast's last pass, and half as many as indices a cycle in its first: 1
+        or 2, at most those in a beat.
 
     The defaults are those of ``for_latency(256)``. On ECP5 with a 128-bit bus a buffer of 64 to 512
     beats takes four block RAMs, whatever its depth, and its control 7 LUT more at 512 than at 256;
@@ -89,6 +102,10 @@ class EngineConfig:
     descriptors_in_flight: int = 32
     add_stages: int = 5
     mul_stages: int = 6
+    cast_port: int = 1
+    cast_digit_bits: int = 10
+    cast_buffer_pairs: int = 16384
+    cast_pairs: int = 2
 
     def __post_init__(self):
         for field in fields(self):
@@ -126,6 +143,15 @@ class EngineConfig:
                  and 4 <= self.descriptors_in_flight <= 64, "a power of two from 4 to 64")
         _require("add_stages", self.add_stages, 1 <= self.add_stages <= 6, "1 to 6")
         _require("mul_stages", self.mul_stages, 1 <= self.mul_stages <= 7, "1 to 7")
+        _require("cast_port", self.cast_port, 0 <= self.cast_port <= 2, "0, 1 or 2")
+        _require("cast_digit_bits", self.cast_digit_bits, 4 <= self.cast_digit_bits <= 11,
+                 "4 to 11")
+        _require("cast_buffer_pairs", self.cast_buffer_pairs,
+                 self.cast_buffer_pairs == 0 or (_power_of_two(self.cast_buffer_pairs)
+                                                 and 64 <= self.cast_buffer_pairs <= 65536),
+                 "0 or a power of two from 64 to 65536")
+        _require("cast_pairs", self.cast_pairs, 1 <= self.cast_pairs <= min(2, beat_bytes // 8),
+                 f"1 to {min(2, beat_bytes // 8)}")
 
     @classmethod
     def preset(cls, name, **changes):
@@ -210,6 +236,11 @@ class Derived:
         Descriptors fetched before their turn.
     stride_beats_width : int
         Bits of a row stride counted in beats.
+    cast_line_bytes : int
+        Bytes that a bin of the cast's sort collects before it writes them; what scratch memory is
+        aligned to.
+    cast_buffer_beats : int
+        Read data in flight for the cast's indices, and as much for its pairs, in beats.
     """
 
     def __init__(self, config):
@@ -224,6 +255,21 @@ class Derived:
         self.array_burst_beats = min(config.burst_beats_max, config.array_buffer_beats // 4)
         self.descriptors_ahead = config.descriptors_in_flight // 2
         self.stride_beats_width = 16
+        self.cast_line_bytes = max(64, self.beat_bytes)
+        # At most cast_pairs pairs of 8 bytes are read a cycle, where the rows take a beat.
+        share = self.beat_bytes // (8 * config.cast_pairs)
+        self.cast_buffer_beats = max(2 * config.burst_beats_max, config.row_buffer_beats // share)
+
+    def cast_scratch_bytes(self, n_lookups):
+        """Return the bytes of scratch memory that a cast of ``n_lookups`` needs.
+
+        Two lists of 8 bytes for each lookup, each in whole lines; none where the lists fit the
+        cast unit's own memory.
+        """
+        if n_lookups <= self.config.cast_buffer_pairs:
+            return 0
+        line = self.cast_line_bytes
+        return 2 * (-(-8 * n_lookups // line) * line)
 
     def as_dict(self):
         """Return the numbers as a plain dict."""
@@ -235,18 +281,21 @@ PRESETS = {
     "tiny64": EngineConfig(
         name="tcast_tiny64", data_width=64, row_buffer_beats=256, old_buffer_beats=256,
         array_buffer_beats=32, write_buffer_beats=128, burst_beats_max=64,
-        writes_outstanding=64, descriptors_in_flight=4, add_stages=3, mul_stages=3),
+        writes_outstanding=64, descriptors_in_flight=4, add_stages=3, mul_stages=3,
+        cast_digit_bits=5, cast_buffer_pairs=64, cast_pairs=1),
     # An ECP5-85F with a 128-bit DDR3 controller port: for_latency(256), and old_buffer_beats as
     # many as a block RAM has.
     "ecp5-128": EngineConfig(
         name="tcast_ecp5_128", data_width=128, row_buffer_beats=512, old_buffer_beats=512,
         array_buffer_beats=64, write_buffer_beats=128, burst_beats_max=64,
-        writes_outstanding=64, descriptors_in_flight=8, add_stages=5, mul_stages=6),
+        writes_outstanding=64, descriptors_in_flight=8, add_stages=5, mul_stages=6,
+        cast_digit_bits=8, cast_buffer_pairs=2048),
     # One HBM2 pseudo-channel as Xilinx's controller shows it: 256 bits, long latency.
     "hbm256": EngineConfig(
         name="tcast_hbm256", data_width=256, row_buffer_beats=512, old_buffer_beats=512,
         array_buffer_beats=64, write_buffer_beats=256, burst_beats_max=64,
-        writes_outstanding=256, descriptors_in_flight=16, add_stages=6, mul_stages=7),
+        writes_outstanding=256, descriptors_in_flight=16, add_stages=6, mul_stages=7,
+        cast_port=2, cast_buffer_pairs=4096),
     # One DDR4 channel behind a 512-bit controller port.
     "ddr512": EngineConfig(name="tcast_ddr512"),
 }

@@ -1,16 +1,20 @@
-"""The descriptor: 128 bytes in memory that select one pass of gather → reduce → scatter.
+"""Descriptors: 128 bytes in memory that select one pass of a unit.
 
-This is the only definition of its layout. The sequencer, the driver, the C header, the reference
-in docs/ and the functional model all read FIELDS.
+This is the only definition of their layouts: FIELDS of the gather-scatter unit's, CAST_FIELDS of
+the cast unit's. The sequencers, the driver, the C header, the reference in docs/ and the functional
+model all read them.
 """
 
 from enum import IntEnum
 
 from .fields import Field
 
-__all__ = ["DESCRIPTOR_BYTES", "FIELDS", "ElementKind", "Sink", "pack", "unpack"]
+__all__ = ["CAST_FIELDS", "CAST_LOOKUPS_MAX", "DESCRIPTOR_BYTES", "FIELDS", "ElementKind", "Sink",
+           "pack", "unpack"]
 
 DESCRIPTOR_BYTES = 128
+#: Most lookups of one cast.
+CAST_LOOKUPS_MAX = 1 << 24
 
 
 class ElementKind(IntEnum):
@@ -51,6 +55,10 @@ FIELDS = (
            "memory effect of those before it in the ring.", 16),
     _field("interrupt", 0x00, 1,
            "Raise the `done` interrupt when this descriptor has completed.", 17),
+    _field("waits", 0x00, 1,
+           "Start only when the cast unit has completed `wait_count` descriptors.", 18),
+    _field("counted", 0x00, 1,
+           "Read the number of segments from `count_base`; n_segments is the most allowed.", 19),
     _field("dim", 0x04, 16,
            "Row length in binary32 elements; a multiple of the lanes, 1 beat to dim_max."),
     _field("n_lookups", 0x08, 32, "Number of gathered rows N."),
@@ -77,38 +85,81 @@ FIELDS = (
     _field("scale_base", 0x50, 64,
            "Address of scales[n_segments], binary32; a multiple of 4. Read if `scaled`."),
     _field("lr", 0x58, 32, "Learning rate of SGD, the bits of a binary32."),
+    _field("wait_count", 0x5C, 16,
+           "What the cast unit's number of completed descriptors must have reached, modulo 2**16 "
+           "and at most 2**15 - 1 ahead. Used if `waits`."),
+    _field("count_base", 0x60, 64,
+           "Address of the number of segments, 32 bits; a multiple of 4. Read if `counted`."),
 )
 
-_BY_NAME = {field.name: field for field in FIELDS}
+#: The cast unit sorts the (row, bag) pairs of a batch by row, stably, and writes golden's Casting.
+CAST_FIELDS = (
+    _field("index_kind", 0x00, 2, "Width of `indices`: INT32 or INT64.", 0, ElementKind),
+    _field("offset_kind", 0x00, 2,
+           "Bags: SEQUENTIAL makes each lookup its own bag, else the width of `offsets`.",
+           2, ElementKind),
+    _field("row_kind", 0x00, 2, "Width of `rows`: INT32 or INT64.", 4, ElementKind),
+    _field("interrupt", 0x00, 1,
+           "Raise the `cast_done` interrupt when this descriptor has completed.", 17),
+    _field("waits", 0x00, 1,
+           "Start only when the gather-scatter unit has completed `wait_count` descriptors.", 18),
+    _field("wait_count", 0x04, 16,
+           "What the gather-scatter unit's number of completed descriptors must have reached, "
+           "modulo 2**16 and at most 2**15 - 1 ahead. Used if `waits`."),
+    _field("n_lookups", 0x08, 32, f"Number of lookups N, at most {CAST_LOOKUPS_MAX:,}."),
+    _field("n_bags", 0x0C, 32,
+           "Number of bags B; equals n_lookups where offset_kind is SEQUENTIAL."),
+    _field("num_rows", 0x10, 32, "Number of rows; every index must be below it."),
+    _field("scratch_bytes", 0x14, 32,
+           "Bytes of scratch memory: none where N fits the unit's own memory, else at least two "
+           "lists of 8 bytes for each lookup, each in whole lines (64 bytes, or a beat if more)."),
+    _field("index_base", 0x18, 64, "Address of indices[n_lookups]; a multiple of the element."),
+    _field("offset_base", 0x20, 64,
+           "Address of offsets[n_bags + 1]; a multiple of the element. offsets[0] is 0, they do "
+           "not decrease, and the last is n_lookups."),
+    _field("scratch_base", 0x28, 64,
+           "Address of the scratch memory; a multiple of a line. Its content is lost."),
+    _field("bags_base", 0x30, 64,
+           "Address of bags[n_lookups], 32 bits each; a multiple of the beat. Written."),
+    _field("segments_base", 0x38, 64,
+           "Address of segment_offsets[U + 1], 32 bits each; a multiple of the beat. Written."),
+    _field("rows_base", 0x40, 64,
+           "Address of rows[U], of row_kind; a multiple of the beat. Written."),
+    _field("count_base", 0x48, 64,
+           "Address of U, the number of distinct rows, 32 bits; a multiple of the beat. Written."),
+)
 
 
-def pack(values):
+def pack(values, layout=FIELDS):
     """Return the 128 bytes of a descriptor.
 
     Parameters
     ----------
     values : mapping of str to int
         Field values; fields left out are 0.
+    layout : tuple of Field
+        FIELDS or CAST_FIELDS.
 
     Raises
     ------
     ValueError
         An unknown field, or a value that does not fit in its field.
     """
+    fields = {field.name: field for field in layout}
     word = 0
     for name, value in values.items():
-        if name not in _BY_NAME:
-            raise ValueError(f"descriptor field must be one of {', '.join(_BY_NAME)}, not {name!r}")
-        field = _BY_NAME[name]
+        if name not in fields:
+            raise ValueError(f"descriptor field must be one of {', '.join(fields)}, not {name!r}")
+        field = fields[name]
         if not 0 <= int(value) < 1 << field.width:
             raise ValueError(f"{name} must be from 0 to 2**{field.width} - 1, not {value!r}")
         word |= int(value) << field.lsb
     return word.to_bytes(DESCRIPTOR_BYTES, "little")
 
 
-def unpack(data):
+def unpack(data, layout=FIELDS):
     """Return the field values of 128 descriptor bytes as a dict of str to int."""
     if len(data) != DESCRIPTOR_BYTES:
         raise ValueError(f"descriptor must be {DESCRIPTOR_BYTES} bytes, not {len(data)}")
     word = int.from_bytes(data, "little")
-    return {field.name: (word & field.mask) >> field.lsb for field in FIELDS}
+    return {field.name: (word & field.mask) >> field.lsb for field in layout}

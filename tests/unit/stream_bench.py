@@ -14,7 +14,8 @@ CLOCK = 1e-8
 SMALL = EngineConfig(
     name="small_engine", data_width=64, dim_max=16, row_buffer_beats=64, old_buffer_beats=64,
     array_buffer_beats=16, write_buffer_beats=64, burst_beats_max=16, writes_outstanding=4,
-    descriptors_in_flight=4, add_stages=1, mul_stages=1)
+    descriptors_in_flight=4, add_stages=1, mul_stages=1,
+    cast_port=0, cast_digit_bits=4, cast_buffer_pairs=64, cast_pairs=1)
 
 #: How often (source, sink) are willing, in each cycle.
 STALLS = [(1, 1), (0.5, 1), (1, 0.5), (0.4, 0.4)]
