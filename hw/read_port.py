@@ -23,11 +23,19 @@ class ReadPort(wiring.Component):
     fetched while others work, so what is wrong with a fetch stops nothing here: the sequencer hears
     of it, and reports it in its turn.
 
+    Parameters
+    ----------
+    config : EngineConfig
+    readers : IntEnum
+        Who reads, with DESCRIPTOR among them.
+    beats_max : int or None
+        Beats that all readers but DESCRIPTOR have room for; None: those of the gather-scatter unit.
+
     Members
     -------
-    bursts : In(stream.Signature(burst())) × len(Reader)
+    bursts : In(stream.Signature(burst())) × len(readers)
         Requests, smaller numbers first.
-    beats : Out(stream.Signature(data_width, always_ready=True)) × len(Reader)
+    beats : Out(stream.Signature(data_width, always_ready=True)) × len(readers)
         Data.
     windows : In(windows_layout())
     halt : In(1)
@@ -52,14 +60,17 @@ class ReadPort(wiring.Component):
     Reset: only while idle.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, readers=Reader, beats_max=None):
         self.config = config
+        self.readers = readers
+        self.beats_max = beats_max or (config.row_buffer_beats + config.old_buffer_beats
+                                       + _ARRAY_READERS * config.array_buffer_beats)
         derived = config.derived
         bus = axi4_signature(config.data_width).members
         super().__init__({
-            "bursts": In(stream.Signature(burst(derived))).array(len(Reader)),
+            "bursts": In(stream.Signature(burst(derived))).array(len(readers)),
             "beats": Out(stream.Signature(config.data_width, always_ready=True))
-            .array(len(Reader)),
+            .array(len(readers)),
             "windows": In(windows_layout()),
             "halt": In(1),
             "restart": In(1),
@@ -76,16 +87,16 @@ class ReadPort(wiring.Component):
     def elaborate(self, platform):
         """Arbiter, window check, AR register; R register, demultiplexer."""
         m = Module()
-        config = self.config
+        config, readers = self.config, self.readers
         bus = self.bus
 
         # The burst that the windows are compared with.
         chosen = Signal(burst(config.derived))
-        chosen_id = Signal(range(len(Reader)))
+        chosen_id = Signal(range(len(readers)))
         pending = Signal()
         take = Signal()   # `pending` moves on
         free = ~pending | take | self.fetch_missed
-        sources = [self.bursts[reader] for reader in Reader]
+        sources = [self.bursts[reader] for reader in readers]
         grants = first_of(source.valid for source in sources)
         taken = Const(0)
         for source in sources:
@@ -96,7 +107,7 @@ class ReadPort(wiring.Component):
                 pending.eq(taken),
                 Value.cast(chosen).eq(select(grants, [source.payload for source in sources])),
                 chosen_id.eq(select(
-                    grants, [Const(reader, len(chosen_id)) for reader in Reader])),
+                    grants, [Const(reader, len(chosen_id)) for reader in readers])),
             ]
 
         inside = Signal()
@@ -132,12 +143,12 @@ class ReadPort(wiring.Component):
             resp.eq(bus.rresp), resp_bad.eq(bus.rvalid & bus.rresp[1]),
         ]
         received = []
-        for reader in Reader:
+        for reader in readers:
             m.d.comb += [
                 self.beats[reader].valid.eq(valid & (rid == reader)),
                 self.beats[reader].payload.eq(word),
             ]
-            if reader == Reader.DESCRIPTOR:
+            if reader == readers.DESCRIPTOR:
                 received.append(Const(0, COUNT_WIDTH))
                 continue
             count = Signal(COUNT_WIDTH, name=f"received_{reader.name.lower()}")
@@ -148,10 +159,7 @@ class ReadPort(wiring.Component):
                 m.d.sync += count.eq(count + 1)
 
         # There are no more bursts than all buffers have beats, and the descriptors.
-        beats_max = (config.row_buffer_beats + config.old_buffer_beats
-                     + _ARRAY_READERS * config.array_buffer_beats
-                     + config.derived.descriptors_ahead)
-        outstanding = Signal(range(beats_max + 1))
+        outstanding = Signal(range(self.beats_max + config.derived.descriptors_ahead + 1))
         issued = bus.arvalid & bus.arready
         finished = bus.rvalid & bus.rlast
         m.d.sync += outstanding.eq(outstanding + issued - finished)
@@ -161,19 +169,19 @@ class ReadPort(wiring.Component):
         ]
 
         outside = pending & ~inside & ~self.halt & ~failed
-        missed = outside & (chosen_id != Reader.DESCRIPTOR)
+        missed = outside & (chosen_id != readers.DESCRIPTOR)
         m.d.comb += [
-            self.fetch_missed.eq(outside & (chosen_id == Reader.DESCRIPTOR)),
+            self.fetch_missed.eq(outside & (chosen_id == readers.DESCRIPTOR)),
             self.missed_slot.eq(chosen.position),
             self.fetch_resp.eq(resp),
         ]
         with m.If(missed):
             m.d.sync += failed.eq(1)
-        with m.If(resp_bad & (rid != Reader.DESCRIPTOR)):
+        with m.If(resp_bad & (rid != readers.DESCRIPTOR)):
             m.d.comb += [
                 self.error.valid.eq(1),
                 self.error.code.eq(ErrorCode.READ_RESPONSE),
-                self.error.position.eq(select([rid == reader for reader in Reader], received)),
+                self.error.position.eq(select([rid == reader for reader in readers], received)),
                 self.error.slot.eq(0),
                 self.error.value.eq(resp),
                 self.error.limit.eq(rid),

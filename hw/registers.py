@@ -21,7 +21,8 @@ from enum import IntEnum
 from .fields import Access, Field
 
 __all__ = ["ADDRESS_WIDTH", "COUNTERS", "ERROR_DOC", "ID_VALUE", "N_WINDOWS", "REGISTERS",
-           "VERSION", "ErrorCode", "ErrorDoc", "Reader", "Register", "by_name", "constant_values"]
+           "VERSION", "CastReader", "ErrorCode", "ErrorDoc", "Reader", "Register", "by_name",
+           "constant_values"]
 
 ADDRESS_WIDTH = 12
 ID_VALUE = int.from_bytes(b"TCST", "little")
@@ -44,6 +45,8 @@ class ErrorCode(IntEnum):
     WINDOW_WRITE = 9
     READ_RESPONSE = 10
     WRITE_RESPONSE = 11
+    OFFSET_LAST = 12
+    SEGMENT_COUNT = 13
 
 
 class Reader(IntEnum):
@@ -57,6 +60,15 @@ class Reader(IntEnum):
     SCALE = 5
     OLD_ROW = 6
     ROW = 7
+
+
+class CastReader(IntEnum):
+    """Who reads in the cast unit. Smaller numbers are served first."""
+
+    DESCRIPTOR = 0
+    OFFSET = 1
+    INDEX = 2
+    PAIR = 3
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from amaranth.lib import data
 
 __all__ = ["COUNT_WIDTH", "SLOT_WIDTH", "array_job", "burst", "descriptor_beat", "error_record",
            "reduce_beat", "reduce_job", "row", "row_job", "row_request", "segment", "segment_job",
-           "token", "update_job", "walk_job"]
+           "strobed_beat", "token", "update_job", "walk_job"]
 
 #: Bits of a number of lookups, segments or rows.
 COUNT_WIDTH = 32
@@ -74,6 +74,11 @@ def row(derived):
 def burst(derived):
     """A burst: byte address, beats (1 to 256), and the position it is reported with."""
     return data.StructLayout({"address": 64, "beats": 9, "position": COUNT_WIDTH, "end": 1})
+
+
+def strobed_beat(config):
+    """A beat to be written, and which of its 32-bit words are."""
+    return data.StructLayout({"data": config.data_width, "words": config.derived.lanes})
 
 
 def descriptor_beat(config):

@@ -1,13 +1,13 @@
 """WritePort: the AW, W and B channels; rows leave in order and are counted until answered."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import BURST_INCR, axi4_signature
 from .queue import Queue
 from .registers import ErrorCode
-from .types import COUNT_WIDTH, burst, error_record
+from .types import COUNT_WIDTH, burst, error_record, strobed_beat
 from .windows import allowed, windows_layout
 
 __all__ = ["WritePort"]
@@ -20,11 +20,17 @@ class WritePort(wiring.Component):
     queue behind ``data``: once announced a burst always completes, so a reset or an error never
     leaves one half-written. A burst outside the windows is reported and never issued.
 
+    Parameters
+    ----------
+    config : EngineConfig
+    strobed : bool
+        Beats say which of their words are written; else all are.
+
     Members
     -------
     bursts : In(stream.Signature(burst()))
         Where rows go; ``end`` stands behind a descriptor's last burst.
-    data : In(stream.Signature(data_width))
+    data : In(stream.Signature(data_width)), or of strobed_beat()
         Beats, in the order of the bursts.
     pushed : In(1)
         A beat entered the queue behind ``data``.
@@ -45,13 +51,14 @@ class WritePort(wiring.Component):
     Reset: only while idle.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, *, strobed=False):
         self.config = config
+        self.strobed = strobed
         derived = config.derived
         bus = axi4_signature(config.data_width).members
         super().__init__({
             "bursts": In(stream.Signature(burst(derived))),
-            "data": In(stream.Signature(config.data_width)),
+            "data": In(stream.Signature(strobed_beat(config) if strobed else config.data_width)),
             "pushed": In(1),
             "windows": In(windows_layout()),
             "halt": In(1),
@@ -126,8 +133,9 @@ class WritePort(wiring.Component):
         sent = bus.wvalid & bus.wready
         m.d.comb += [
             bus.wvalid.eq(active & self.data.valid),
-            bus.wdata.eq(self.data.payload),
-            bus.wstrb.eq(~0),
+            bus.wdata.eq(self.data.payload.data if self.strobed else self.data.payload),
+            bus.wstrb.eq(Cat(word.replicate(4) for word in self.data.payload.words)
+                         if self.strobed else ~0),
             bus.wlast.eq(last),
             self.data.ready.eq(active & bus.wready),
             lengths.o.ready.eq(~active | (sent & last)),

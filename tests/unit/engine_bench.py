@@ -59,8 +59,8 @@ class Image:
 class _Harness:
     """An engine in a simulator that goes on from bench to bench: to elaborate takes longest."""
 
-    def __init__(self, config):
-        self.dut = Engine(config)
+    def __init__(self, dut):
+        self.dut = dut
         self.bench = self._script = None
         self.reset = Signal()
         self._simulator = Simulator(ResetInserter(self.reset)(self.dut))
@@ -80,9 +80,7 @@ class _Harness:
             if self._script is None:
                 await ctx.tick()
                 continue
-            port = self.dut.s_axil
-            for signal in (port.awvalid, port.wvalid, port.arvalid):
-                ctx.set(signal, 0)
+            self.bench._quiet(ctx)
             ctx.set(self.reset, 1)
             await ctx.tick()
             await ctx.tick()
@@ -121,6 +119,8 @@ class EngineBench:
         Cycles after which a run has hung.
     """
 
+    unit = Engine                    # what is made from the configuration
+    strobes = False                  # beats are written in part
     _harnesses: ClassVar[dict] = {}  # by configuration
 
     def __init__(self, config, seed=0, *, latency=20, stall=0.0, reorder=False, limit=20_000):
@@ -162,10 +162,16 @@ class EngineBench:
 
     def run(self, script):
         """Run ``async script(ctx)`` from a reset to its end."""
-        harness = self._harnesses.pop(self.config, None) or _Harness(self.config)
+        harness = self._harnesses.pop(self.config, None) or _Harness(self.unit(self.config))
         self.dut, self.harness = harness.dut, harness
         harness.run(self, script)
         self._harnesses[self.config] = harness  # not if it failed: its state is lost
+
+    def _quiet(self, ctx):
+        """Ask nothing of the registers."""
+        port = self.dut.s_axil
+        for signal in (port.awvalid, port.wvalid, port.arvalid):
+            ctx.set(signal, 0)
 
     async def write(self, ctx, name, value, response=0):
         port = self.dut.s_axil
@@ -409,8 +415,8 @@ class EngineBench:
                 self.unanswered += 1
                 self.unanswered_max = max(self.unanswered_max, self.unanswered)
             if w[0] and wready:
-                assert w[2] == (1 << beat_bytes) - 1, "all strobes"
-                written.append((w[1], w[3]))
+                assert self.strobes or w[2] == (1 << beat_bytes) - 1, "all strobes"
+                written.append((w[1], w[2], w[3]))
                 self.w_beats += 1
                 self.last_beat_cycle = self.cycle
             self.w_stalls += bool(w[0] and not wready)
@@ -434,7 +440,7 @@ class EngineBench:
                 address, beats = announced.popleft()
                 response = 0
                 for n in range(beats):
-                    data, last = written.popleft()
+                    data, strobe, last = written.popleft()
                     assert last == (n == beats - 1), "WLAST"
                     at = address + n * beat_bytes
                     fault = self.image.response(at, "w")
@@ -442,7 +448,9 @@ class EngineBench:
                         response = fault
                     else:
                         page = self.image.pages[at // PAGE]
-                        page[at % PAGE:at % PAGE + beat_bytes] = data.to_bytes(beat_bytes, "little")
+                        for byte, value in enumerate(data.to_bytes(beat_bytes, "little")):
+                            if strobe >> byte & 1:
+                                page[at % PAGE + byte] = value
                 answers.append((self.cycle + self.latency, response))
 
             # R.
