@@ -166,6 +166,67 @@ def test_a_bus_error_stops_the_unit(name, kind, code):
     assert (record["code"], record["value"]) == (code, 2)
 
 
+def test_a_pass_reads_what_the_one_before_wrote_when_all_is_answered():
+    bench = CastBench(UNIT, latency=5)
+    case = bench.case(*batch(1, 70, 5, 250), 250)
+    written = []
+
+    async def script(ctx):
+        bench.hold_writes = True
+        await bench.start(ctx, [case[0]])
+        await ctx.tick().repeat(1500)
+        written.append((bench.unanswered, [each.reader for each in bench.reads]))
+        bench.hold_writes = False
+        await ctx.tick().until(bench.dut.descriptor)
+    bench.run(script)
+    unanswered, readers = written[0]
+    assert unanswered > 0 and CastReader.PAIR not in readers
+    assert CastReader.PAIR in [each.reader for each in bench.reads]
+
+
+def test_waits_for_the_other_unit():
+    bench = CastBench(UNIT, latency=5)
+    case = bench.case(*batch(1, 20, 5, 50), 50, waits=1, wait_count=2)
+    seen = []
+
+    async def script(ctx):
+        # Modulo 2**16: what is behind is not ahead.
+        for completed in (0, 1, 0x8002 + 1):
+            ctx.set(bench.dut.other_completed, completed)
+            if not seen:
+                await bench.start(ctx, [case[0]])
+            await ctx.tick().repeat(200)
+            seen.append({each.reader for each in bench.reads})
+            assert ctx.get(bench.dut.busy)
+        ctx.set(bench.dut.other_completed, 2)
+        await ctx.tick().until(bench.dut.descriptor)
+    bench.run(script)
+    assert seen == [{CastReader.DESCRIPTOR}] * 3
+    for address, data in case[1].items():
+        assert bytes(bench.image.array(address, np.uint8, len(data))) == data
+
+
+@pytest.mark.parametrize("after", [30, 150, 260, 420])
+def test_halted_anywhere_it_comes_to_rest(after):
+    """As before a soft reset: transfers under way end, nothing new starts, nothing completes."""
+    bench = CastBench(UNIT, seed=after, stall=0.2)
+    case = bench.case(*batch(1, 70, 5, 250), 250)
+
+    async def script(ctx):
+        await bench.start(ctx, [case[0]])
+        await ctx.tick().repeat(after)
+        ctx.set(bench.dut.halt, 1)
+        idle = 0
+        while idle < 50:
+            _, _, now = await ctx.tick().sample(bench.dut.idle)
+            idle = idle + 1 if now else 0
+        assert bench.unanswered == bench.unread == 0
+        assert ctx.get(bench.dut.completed) == 0
+    bench.run(script)
+    again = CastBench(UNIT, seed=after)
+    assert again.cast([again.case(*batch(1, 70, 5, 250), 250)]) is None
+
+
 @pytest.mark.parametrize("name, n, cycles", [
     ("64 bits", 64, 479), ("64 bits", 300, 1673), ("128 bits, pairs by two", 300, 1400)])
 def test_cycles(name, n, cycles):
