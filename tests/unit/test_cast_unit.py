@@ -167,7 +167,7 @@ def test_a_bus_error_stops_the_unit(name, kind, code):
 
 
 def test_a_pass_reads_what_the_one_before_wrote_when_all_is_answered():
-    bench = CastBench(UNIT, latency=5)
+    bench = CastBench(replace(UNIT, writes_outstanding=64), latency=5)
     case = bench.case(*batch(1, 70, 5, 250), 250)
     written = []
 
