@@ -20,13 +20,13 @@ from enum import IntEnum
 
 from .fields import Access, Field
 
-__all__ = ["ADDRESS_WIDTH", "COUNTERS", "ERROR_DOC", "ID_VALUE", "N_WINDOWS", "REGISTERS",
-           "VERSION", "CastReader", "ErrorCode", "ErrorDoc", "Reader", "Register", "by_name",
+__all__ = ["ADDRESS_WIDTH", "CAST_COUNTERS", "COUNTERS", "ERROR_DOC", "ID_VALUE", "N_WINDOWS",
+           "REGISTERS", "VERSION", "CastReader", "ErrorCode", "ErrorDoc", "Reader", "Register", "by_name",
            "constant_values"]
 
 ADDRESS_WIDTH = 12
 ID_VALUE = int.from_bytes(b"TCST", "little")
-VERSION = (0, 1, 0)  # major, minor, patch of the register map and the descriptor
+VERSION = (0, 2, 0)  # major, minor, patch of the register map and the descriptor
 N_WINDOWS = 4
 
 
@@ -60,6 +60,7 @@ class Reader(IntEnum):
     SCALE = 5
     OLD_ROW = 6
     ROW = 7
+    COUNT = 8
 
 
 class CastReader(IntEnum):
@@ -87,8 +88,8 @@ ERROR_DOC = {
         "A descriptor field is not allowed.", "byte offset of the field", "the field",
         "its limit, or 0 where it has none"),
     ErrorCode.INDEX_RANGE: ErrorDoc(
-        "A gather index is outside the source rows.", "number of the lookup",
-        "the index, sign-extended", "src_rows"),
+        "An index is outside the source rows, or the rows of a cast.", "number of the lookup",
+        "the index, sign-extended", "src_rows or num_rows"),
     ErrorCode.TARGET_RANGE: ErrorDoc(
         "A target is outside the destination rows.", "number of the segment",
         "the target, sign-extended", "dst_rows"),
@@ -105,17 +106,24 @@ ERROR_DOC = {
         "offsets[s]", "n_lookups"),
     ErrorCode.WINDOW_READ: ErrorDoc(
         "A read would leave the windows that allow reading; it was not issued.",
-        "number of the element or row", "the address", "the reader (enum Reader)"),
+        "number of the element or row", "the address",
+        "the reader (enum Reader, or CastReader)"),
     ErrorCode.WINDOW_WRITE: ErrorDoc(
         "A write would leave the windows that allow writing; it was not issued.",
-        "number of the segment", "the address", "0"),
+        "number of the segment, or 0 in a cast", "the address", "0"),
     ErrorCode.READ_RESPONSE: ErrorDoc(
         "The memory answered a read with an error.",
         "beats that this reader had received since no descriptor was in work", "RRESP",
-        "the reader (enum Reader)"),
+        "the reader (enum Reader, or CastReader)"),
     ErrorCode.WRITE_RESPONSE: ErrorDoc(
         "The memory answered a write with an error.",
         "bursts answered since no descriptor was in work", "BRESP", "0"),
+    ErrorCode.OFFSET_LAST: ErrorDoc(
+        "The last offset of a cast is not its number of lookups.", "n_bags", "offsets[n_bags]",
+        "n_lookups"),
+    ErrorCode.SEGMENT_COUNT: ErrorDoc(
+        "The number of segments that was read from memory is above n_segments.", "0",
+        "the number", "n_segments"),
 }
 
 
@@ -177,6 +185,18 @@ COUNTERS = (
                     "behind the descriptor's last R beat, to the last R or W beat, both counted."),
 )
 
+#: Counters of the cast unit; 0 where there is none.
+CAST_COUNTERS = (
+    ("cast_cycles", "Cycles in which a cast waits in its ring, is fetched, is checked, waits or is "
+                    "in work, unless an error or a soft reset has stopped the engine."),
+    ("cast_work_cycles", "Those of them in which a cast is in work."),
+    ("cast_r_beats", "R beats of the cast unit."),
+    ("cast_w_beats", "W beats of the cast unit."),
+    ("cast_read_bursts", "AR transfers of the cast unit."),
+    ("cast_write_bursts", "AW transfers of the cast unit."),
+    ("casts", "Casts completed."),
+)
+
 _RW = Access.RW
 _PAGE_MASK = 0xFFF
 
@@ -184,7 +204,8 @@ _PAGE_MASK = 0xFFF
 def _irq(name, offset, doc, access):
     return Register(name, offset, doc, (
         Field("done", 0, 1, "A descriptor with its interrupt bit completed.", access=access),
-        Field("error", 1, 1, "The engine stopped with an error.", access=access)))
+        Field("error", 1, 1, "The engine stopped with an error.", access=access),
+        Field("cast_done", 2, 1, "A cast with its interrupt bit completed.", access=access)))
 
 
 def _registers():
@@ -203,12 +224,13 @@ def _registers():
         Field("weighted", 1, 1, "Per-lookup weights.", reset=1),
         Field("scaled", 2, 1, "Per-segment scales, with the sink WRITE.", reset=1),
         Field("rowwise_adagrad", 3, 1, "Row-wise Adagrad.", reset=0),
-        Field("cast", 4, 1, "Cast unit.", reset=0)))
+        Field("cast", 4, 1, "Cast unit.")))
     yield Register("control", 0x020, "Control.", (
-        Field("enable", 0, 1, "Fetch descriptors while head and tail differ.", access=_RW),
+        Field("enable", 0, 1, "Fetch descriptors while head and tail of a ring differ.",
+              access=_RW),
         Field("soft_reset", 1, 1,
               "Stop issuing, let every transfer in flight finish, then reset everything but this "
-              "bank. Clears enable, ring_head, ring_tail and the error record.",
+              "bank. Clears enable, both rings' heads, tails and counts, and the error record.",
               access=Access.PULSE),
         Field("clear_counters", 2, 1, "Set every counter to 0.", access=Access.PULSE)))
     yield Register("status", 0x024, "Status.", (
@@ -228,9 +250,12 @@ def _registers():
                 "Slot behind the last descriptor handed over. Writing it hands over.", _RW,
                 width=16)
     yield _word("ring_head", 0x040, "Slot of the oldest descriptor not completed.", width=16)
+    yield _word("completed", 0x044, "Descriptors of this ring completed, modulo 2**16.", width=16)
     yield _word("error_code", 0x050, "What stopped the engine.", enum=ErrorCode, width=8)
     yield _word("error_descriptor", 0x054, "Ring slot of the descriptor at fault.", width=16)
     yield _word("error_position", 0x058, "Where in it; the unit depends on the code.")
+    yield _word("error_unit", 0x05C, "Whose descriptor: 0 the gather-scatter unit's, 1 the cast "
+                                     "unit's.", width=1)
     yield from _pair("error_value", 0x060, "The value at fault.")
     yield from _pair("error_limit", 0x068, "The limit that it broke.")
     yield _word("window_lock", 0x07C,
@@ -247,7 +272,16 @@ def _registers():
                        f"Window {n}: what it allows; 0 closes it.", (
                            Field("read", 0, 1, "Reads allowed.", access=_RW),
                            Field("write", 1, 1, "Writes allowed.", access=_RW)))
-    for n, (name, doc) in enumerate(COUNTERS):
+    yield from _pair("cast_ring_base", 0x100,
+                     "Address of the cast unit's ring, a multiple of 128 bytes.", _RW, fixed=0x7F)
+    yield _word("cast_ring_size_log2", 0x108, "Log2 of that ring's descriptors, 0 to 15.", _RW,
+                width=4)
+    yield _word("cast_ring_tail", 0x10C,
+                "Slot behind the last cast handed over. Writing it hands over.", _RW, width=16)
+    yield _word("cast_ring_head", 0x110, "Slot of the oldest cast not completed.", width=16)
+    yield _word("cast_completed", 0x114, "Casts completed, modulo 2**16.", width=16)
+    yield _word("cast_segments", 0x118, "U, the number of distinct rows, of the last cast.")
+    for n, (name, doc) in enumerate(COUNTERS + CAST_COUNTERS):
         yield from _pair(f"counter_{name}", 0x200 + 8 * n,
                          f"{doc} 64 bits; read while the engine is idle.")
 
@@ -277,4 +311,6 @@ def constant_values(config):
             values["capability"] |= config.derived.lanes << field.lsb
         elif field.name == "dim_max":
             values["capability"] |= config.dim_max << field.lsb
+    cast = next(field for field in registers["feature"].fields if field.name == "cast")
+    values["feature"] |= (config.cast_port != 0) << cast.lsb
     return {**values, "config_hash": config.hash}
