@@ -83,7 +83,7 @@ class EngineConfig:
         64 to 65,536. Costs 128 bits of memory for each.
     cast_pairs : int
         Pairs a cycle in the cast's last pass, and half as many as indices a cycle in its first: 1
-        or 2, at most those in a beat.
+        or 2; of those in a beat where that is less.
 
     The defaults are those of ``for_latency(256)``. On ECP5 with a 128-bit bus a buffer of 64 to 512
     beats takes four block RAMs, whatever its depth, and its control 7 LUT more at 512 than at 256;
@@ -150,8 +150,7 @@ class EngineConfig:
                  self.cast_buffer_pairs == 0 or (_power_of_two(self.cast_buffer_pairs)
                                                  and 64 <= self.cast_buffer_pairs <= 65536),
                  "0 or a power of two from 64 to 65536")
-        _require("cast_pairs", self.cast_pairs, 1 <= self.cast_pairs <= min(2, beat_bytes // 8),
-                 f"1 to {min(2, beat_bytes // 8)}")
+        _require("cast_pairs", self.cast_pairs, 1 <= self.cast_pairs <= 2, "1 or 2")
 
     @classmethod
     def preset(cls, name, **changes):
@@ -236,6 +235,8 @@ class Derived:
         Descriptors fetched before their turn.
     stride_beats_width : int
         Bits of a row stride counted in beats.
+    cast_pairs : int
+        Pairs a cycle in the cast's last pass, as the bus allows.
     cast_line_bytes : int
         Bytes that a bin of the cast's sort collects before it writes them; what scratch memory is
         aligned to.
@@ -255,9 +256,10 @@ class Derived:
         self.array_burst_beats = min(config.burst_beats_max, config.array_buffer_beats // 4)
         self.descriptors_ahead = config.descriptors_in_flight // 2
         self.stride_beats_width = 16
+        self.cast_pairs = min(config.cast_pairs, self.beat_bytes // 8)
         self.cast_line_bytes = max(64, self.beat_bytes)
         # At most cast_pairs pairs of 8 bytes are read a cycle, where the rows take a beat.
-        share = self.beat_bytes // (8 * config.cast_pairs)
+        share = self.beat_bytes // (8 * self.cast_pairs)
         self.cast_buffer_beats = max(2 * config.burst_beats_max, config.row_buffer_beats // share)
 
     def cast_scratch_bytes(self, n_lookups):

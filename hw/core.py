@@ -51,7 +51,7 @@ class Core(wiring.Component):
     -------
     m_axi : Out(axi4_signature())
     windows : In(windows_layout())
-    enable, ring_base, ring_size_log2, tail, head : the ring, see Sequencer
+    enable, ring_base, ring_size_log2, tail, head, count, other_completed : the ring, see Sequencer
     halt : In(1)
         Issue no further burst and start no further descriptor.
     idle : Out(1)
@@ -74,7 +74,7 @@ class Core(wiring.Component):
             "m_axi": Out(axi4_signature(config.data_width)),
             "windows": In(windows_layout()),
             "enable": In(1), "ring_base": In(64), "ring_size_log2": In(4), "tail": In(16),
-            "head": Out(16),
+            "head": Out(16), "count": Out(16), "other_completed": In(16),
             "halt": In(1), "idle": Out(1), "busy": Out(1), "interrupt": Out(1),
             "error": Out(error_record()),
             "events": Out(events_layout()),
@@ -102,6 +102,7 @@ class Core(wiring.Component):
 
         # Front: descriptors, and the arrays they name.
         to_port(Reader.DESCRIPTOR, sequencer.fetch, sequencer.fetched)
+        to_port(Reader.COUNT, sequencer.count_fetch, sequencer.count_fetched)
         arrays = {}
         for reader, job in ((Reader.OFFSET, sequencer.offset_job),
                             (Reader.INDEX, sequencer.index_job),
@@ -182,7 +183,9 @@ class Core(wiring.Component):
             sequencer.fetch_missed.eq(read_port.fetch_missed),
             sequencer.missed_slot.eq(read_port.missed_slot),
             sequencer.fetch_resp.eq(read_port.fetch_resp),
+            sequencer.other_completed.eq(self.other_completed),
             self.head.eq(sequencer.head),
+            self.count.eq(sequencer.count),
             self.busy.eq(sequencer.busy),
             self.interrupt.eq(sequencer.interrupt),
         ]
@@ -211,7 +214,8 @@ class Core(wiring.Component):
     def _first_error(m, error, sequencer, units):
         """Show the error of the first unit that has one.
 
-        The ports report for the oldest descriptor in work.
+        The ports report for the oldest descriptor in work, but a number of segments is read for
+        the one that starts next.
         """
         records = []
         for n, unit in enumerate(units):
@@ -219,6 +223,9 @@ class Core(wiring.Component):
             m.d.comb += record.eq(unit.error)
             if isinstance(unit, ReadPort | WritePort):
                 m.d.comb += record.slot.eq(sequencer.head)
+            if isinstance(unit, ReadPort):
+                with m.If(unit.error.limit == Reader.COUNT):
+                    m.d.comb += record.slot.eq(sequencer.slot)
             records.append(record)
         grants = first_of(record.valid for record in records)
         m.d.comb += Value.cast(error).eq(select(grants, records))

@@ -1,20 +1,30 @@
 """PerformanceCounters: where the cycles went."""
 
 from amaranth.hdl import Const, Module, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .core import events_layout
-from .registers import COUNTERS
+from .registers import CAST_COUNTERS, COUNTERS
 
-__all__ = ["COUNTER_WIDTH", "PerformanceCounters"]
+__all__ = ["COUNTER_WIDTH", "PerformanceCounters", "cast_events_layout"]
 
 #: Bits that count; the registers show 64. At 250 MHz they last an hour.
 COUNTER_WIDTH = 40
 
 
+def cast_events_layout():
+    """Return the conditions of CAST_COUNTERS, each of one cycle."""
+    return data.StructLayout({name: 1 for name, _ in CAST_COUNTERS})
+
+
 class PerformanceCounters(wiring.Component):
-    """Count the events of registers.COUNTERS; the conditions stand there.
+    """Count the events of registers.COUNTERS and CAST_COUNTERS; the conditions stand there.
+
+    Parameters
+    ----------
+    cast : bool
+        There is a cast unit.
 
     Members
     -------
@@ -22,6 +32,8 @@ class PerformanceCounters(wiring.Component):
         Conditions inside the core.
     rvalid, arvalid, arready, awvalid, awready, wvalid, wready : In(1)
         The bus.
+    cast_events : In(cast_events_layout())
+        Conditions of the cast unit, where there is one.
     clear : In(1)
         Set all to 0.
     <name of the counter> : Out(COUNTER_WIDTH)
@@ -31,12 +43,15 @@ class PerformanceCounters(wiring.Component):
 
     BUS = ("rvalid", "arvalid", "arready", "awvalid", "awready", "wvalid", "wready")
 
-    def __init__(self):
+    def __init__(self, *, cast=False):
+        self.cast = cast
         super().__init__({
             "events": In(events_layout()),
             **{name: In(1) for name in self.BUS},
+            **({"cast_events": In(cast_events_layout())} if cast else {}),
             "clear": In(1),
-            **{name: Out(COUNTER_WIDTH) for name, _ in COUNTERS},
+            **{name: Out(COUNTER_WIDTH)
+               for name, _ in COUNTERS + (CAST_COUNTERS if cast else ())},
         })
 
     def elaborate(self, platform):
@@ -71,6 +86,8 @@ class PerformanceCounters(wiring.Component):
             "segments": events.segment,
             "descriptors": events.descriptor,
         }
+        if self.cast:
+            conditions |= {name: self.cast_events[name] for name, _ in CAST_COUNTERS}
         useful = Signal()
         started_work = Signal()
         m.d.sync += [
@@ -110,6 +127,7 @@ class PerformanceCounters(wiring.Component):
                 m.d.sync += self.work_cycles.eq(work_clock + 1)
 
         with m.If(self.clear):
-            m.d.sync += [getattr(self, name).eq(0) for name, _ in COUNTERS]
+            m.d.sync += [getattr(self, name).eq(0) for name in (
+                *conditions, "steady_cycles", "steady_r_beats", "steady_w_beats", "work_cycles")]
             m.d.sync += [started.eq(0), clock.eq(0), started_work.eq(0), work_clock.eq(0)]
         return m

@@ -12,7 +12,8 @@ from .windows import allowed, windows_layout
 
 __all__ = ["ReadPort"]
 
-_ARRAY_READERS = len(set(Reader) - {Reader.DESCRIPTOR, Reader.OLD_ROW, Reader.ROW})
+_ARRAY_READERS = len(set(Reader) - {
+    Reader.DESCRIPTOR, Reader.OLD_ROW, Reader.ROW, Reader.COUNT})
 
 
 class ReadPort(wiring.Component):
@@ -64,7 +65,7 @@ class ReadPort(wiring.Component):
         self.config = config
         self.readers = readers
         self.beats_max = beats_max or (config.row_buffer_beats + config.old_buffer_beats
-                                       + _ARRAY_READERS * config.array_buffer_beats)
+                                       + _ARRAY_READERS * config.array_buffer_beats + 1)
         derived = config.derived
         bus = axi4_signature(config.data_width).members
         super().__init__({

@@ -21,8 +21,8 @@ from enum import IntEnum
 from .fields import Access, Field
 
 __all__ = ["ADDRESS_WIDTH", "CAST_COUNTERS", "COUNTERS", "ERROR_DOC", "ID_VALUE", "N_WINDOWS",
-           "REGISTERS", "VERSION", "CastReader", "ErrorCode", "ErrorDoc", "Reader", "Register", "by_name",
-           "constant_values"]
+           "REGISTERS", "VERSION", "CastReader", "ErrorCode", "ErrorDoc", "Reader", "Register",
+           "by_name", "constant_values"]
 
 ADDRESS_WIDTH = 12
 ID_VALUE = int.from_bytes(b"TCST", "little")

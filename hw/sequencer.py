@@ -28,8 +28,10 @@ class Sequencer(wiring.Component):
     """Run the descriptor ring.
 
     Contract: descriptors start in ring order. One without ``relaxed`` starts when all before it
-    have completed, so it sees all they wrote. Those behind it are fetched meanwhile, so that none
-    may write a later descriptor, and the next one is checked. A bad one, or one that cannot be
+    have completed, so it sees all they wrote. One that ``waits`` starts when the cast unit has
+    completed as many as it says; the number of segments of one that is ``counted`` is read then.
+    Those behind it are fetched meanwhile, so that none may write a later descriptor, and the next
+    one is checked. A bad one, or one that cannot be
     fetched, is reported when those before it have completed, and stops the ring. A descriptor has
     completed when all of its writes are answered and all of its lookups, those behind its last
     segment too, are used up: nothing is read for it any more.
@@ -48,6 +50,12 @@ class Sequencer(wiring.Component):
         Their beats.
     fetch_missed, missed_slot, fetch_resp : In
         See ReadPort.
+    count_fetch : Out(stream.Signature(burst()))
+        Request for a number of segments.
+    count_fetched : In(stream.Signature(data_width, always_ready=True))
+        The beat that holds it.
+    other_completed : In(16)
+        Descriptors that the cast unit has completed, modulo 2**16.
     index_job, offset_job, weight_job, target_job, scale_job : Out(stream.Signature(array_job()))
     segment_job : Out(stream.Signature(segment_job()))
     walk_job : Out(stream.Signature(walk_job()))
@@ -64,6 +72,10 @@ class Sequencer(wiring.Component):
         Start nothing more, complete nothing more.
     completed, interrupt : Out(1)
         Pulses: a descriptor completed; it asked for an interrupt.
+    count : Out(16)
+        Descriptors completed, modulo 2**16.
+    slot : Out(SLOT_WIDTH)
+        That of the descriptor that starts next.
     busy : Out(1)
         A descriptor is fetched, checked or in work.
     in_flight : Out(1)
@@ -92,10 +104,14 @@ class Sequencer(wiring.Component):
             "head": Out(SLOT_WIDTH),
             "fetch": Out(stream.Signature(burst(derived))),
             "fetched": In(stream.Signature(config.data_width, always_ready=True)),
+            "count_fetch": Out(stream.Signature(burst(derived))),
+            "count_fetched": In(stream.Signature(config.data_width, always_ready=True)),
+            "other_completed": In(16),
             **{name: Out(stream.Signature(shape)) for name, shape in self.jobs.items()},
             "fetch_missed": In(1), "missed_slot": In(SLOT_WIDTH), "fetch_resp": In(2),
             "written": In(1), "gathered": In(1), "halt": In(1),
-            "completed": Out(1), "interrupt": Out(1), "busy": Out(1),
+            "completed": Out(1), "interrupt": Out(1), "count": Out(16), "slot": Out(SLOT_WIDTH),
+            "busy": Out(1),
             "in_flight": Out(1), "error": Out(error_record()),
         })
 
@@ -114,7 +130,7 @@ class Sequencer(wiring.Component):
 
         word = Signal(8 * DESCRIPTOR_BYTES, reset_less=True)
         fields = {field.name: word[field.lsb:field.lsb + field.width] for field in FIELDS}
-        slot = Signal(SLOT_WIDTH)
+        slot = self.slot
         slot_mask = Signal(SLOT_WIDTH)
         received = Signal(range(DESCRIPTOR_BYTES // derived.beat_bytes))
         in_flight = Signal(range(config.descriptors_in_flight + 1))
@@ -138,7 +154,16 @@ class Sequencer(wiring.Component):
         fault = Signal(data.StructLayout(
             {"valid": 1, "missed": 1, "resp": 2, "position": SLOT_WIDTH}))
         m.d.comb += [self.error.code.eq(ErrorCode.DESCRIPTOR), self.error.slot.eq(slot)]
-        with m.If(fault.valid):
+        counted_bad = Signal()  # more segments than n_segments
+        counted = Signal(COUNT_WIDTH)
+        with m.If(counted_bad):
+            m.d.comb += [
+                self.error.code.eq(ErrorCode.SEGMENT_COUNT),
+                self.error.position.eq(0),
+                self.error.value.eq(counted),
+                self.error.limit.eq(fields["n_segments"]),
+            ]
+        with m.Elif(fault.valid):
             m.d.comb += [
                 self.error.code.eq(Mux(fault.missed, ErrorCode.WINDOW_READ,
                                        ErrorCode.READ_RESPONSE)),
@@ -216,7 +241,18 @@ class Sequencer(wiring.Component):
         ]
         m.d.sync += in_flight.eq(in_flight + issue - done)
         with m.If(done):
-            m.d.sync += self.head.eq((self.head + 1) & slot_mask)
+            m.d.sync += [self.head.eq((self.head + 1) & slot_mask), self.count.eq(self.count + 1)]
+
+        # The number of segments in memory replaces the field, once.
+        behind = (self.other_completed - fields["wait_count"])[15]
+        replaced = Signal()
+        lane = fields["count_base"][2:beat_log2]
+        m.d.comb += [
+            self.count_fetch.payload.address.eq(
+                Cat(Const(0, beat_log2), fields["count_base"][beat_log2:])),
+            self.count_fetch.payload.beats.eq(1),
+        ]
+        n_segments = next(field for field in FIELDS if field.name == "n_segments")
 
         failed = Signal()
         m.d.comb += fetcher.enable.eq(self.enable & ~self.halt & ~failed)
@@ -247,11 +283,33 @@ class Sequencer(wiring.Component):
                     m.d.comb += self.error.valid.eq(alone & ~failed)
                     with m.If(alone):
                         m.d.sync += failed.eq(1)
-                with m.Elif(~self.halt & room & (alone | (fields["relaxed"]
-                                                   & (in_flight != config.descriptors_in_flight)))):
-                    m.d.comb += issue.eq(1)
-                    m.d.sync += slot.eq((slot + 1) & slot_mask)
-                    m.next = "RECEIVE"
+                with m.Elif(~self.halt & room & ~(fields["waits"] & behind) & (
+                        alone | (fields["relaxed"]
+                                 & (in_flight != config.descriptors_in_flight)))):
+                    with m.If(fields["counted"] & ~replaced):
+                        m.next = "ASK"
+                    with m.Else():
+                        m.d.comb += issue.eq(1)
+                        m.d.sync += [slot.eq((slot + 1) & slot_mask), replaced.eq(0)]
+                        m.next = "RECEIVE"
+            with m.State("ASK"):
+                m.d.comb += self.count_fetch.valid.eq(1)
+                with m.If(self.count_fetch.ready):
+                    m.next = "COUNT"
+            with m.State("COUNT"):
+                with m.If(self.count_fetched.valid):
+                    m.d.sync += counted.eq(self.count_fetched.payload.word_select(lane, 32))
+                    m.next = "COUNTED"
+            with m.State("COUNTED"):
+                with m.If(counted > fields["n_segments"]):
+                    m.d.comb += [counted_bad.eq(1), self.error.valid.eq(~failed)]
+                    m.d.sync += failed.eq(1)
+                with m.Else():
+                    m.d.sync += [
+                        word[n_segments.lsb:n_segments.lsb + n_segments.width].eq(counted),
+                        replaced.eq(1),
+                    ]
+                    m.next = "ISSUE"
         m.d.comb += [
             self.in_flight.eq(in_flight != 0),
             self.busy.eq(~fsm.ongoing("RECEIVE") | self.in_flight | fetcher.busy),
@@ -285,6 +343,8 @@ class Sequencer(wiring.Component):
             ("sink", fields["sink"] > max(Sink), int(max(Sink))),
             # One multiplier serves the scale and the learning rate.
             ("scaled", fields["scaled"] & (fields["sink"] != Sink.WRITE), 0),
+            ("waits", fields["waits"] & (self.config.cast_port == 0), 0),
+            ("counted", fields["counted"] & unit, 0),
             ("dim", (fields["dim"] == 0) | (fields["dim"] > self.config.dim_max)
              | fields["dim"][:beat_log2 - 2].any(), self.config.dim_max),
             ("n_segments", unit & (fields["n_segments"] != fields["n_lookups"]),
@@ -298,4 +358,5 @@ class Sequencer(wiring.Component):
             ("target_base", misaligned_array("target_kind", "target_base"), 0),
             ("weight_base", fields["weighted"] & fields["weight_base"][:2].any(), 0),
             ("scale_base", fields["scaled"] & fields["scale_base"][:2].any(), 0),
+            ("count_base", fields["counted"] & fields["count_base"][:2].any(), 0),
         ]

@@ -33,7 +33,7 @@ class Emitter(wiring.Component):
     """
 
     def __init__(self, config):
-        self.most = most = config.cast_pairs
+        self.most = most = config.derived.cast_pairs
         super().__init__({
             "job": In(stream.Signature(data.StructLayout({"count": PAIR_COUNT_WIDTH, "wide": 1}))),
             "i": In(stream.Signature(pairs(most))),

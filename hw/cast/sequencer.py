@@ -38,7 +38,7 @@ class CastSequencer(wiring.Component):
         Pulse: it has completed.
     slot : Out(SLOT_WIDTH)
         Its place in the ring.
-    completed : Out(16)
+    count : Out(16)
         Descriptors completed, modulo 2**16.
     interrupt : Out(1)
         Pulse: one that asked for it completed.
@@ -63,7 +63,7 @@ class CastSequencer(wiring.Component):
             "o": Out(data.StructLayout(
                 {"valid": 1, **{field.name: field.width for field in CAST_FIELDS}})),
             "list_bytes": Out(32), "fits": Out(1), "done": In(1),
-            "slot": Out(SLOT_WIDTH), "completed": Out(16), "interrupt": Out(1), "busy": Out(1),
+            "slot": Out(SLOT_WIDTH), "count": Out(16), "interrupt": Out(1), "busy": Out(1),
             "error": Out(error_record()),
         })
 
@@ -158,7 +158,7 @@ class CastSequencer(wiring.Component):
                     m.d.comb += self.interrupt.eq(fields["interrupt"])
                     m.d.sync += [
                         self.head.eq((self.head + 1) & slot_mask),
-                        self.completed.eq(self.completed + 1),
+                        self.count.eq(self.count + 1),
                     ]
                     m.next = "RECEIVE"
         m.d.comb += self.busy.eq(~fsm.ongoing("RECEIVE") | fetcher.busy)

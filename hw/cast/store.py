@@ -38,13 +38,13 @@ class PairStore(wiring.Component):
             "write": In(1), "into": In(1), "position": In(PAIR_COUNT_WIDTH), "pair": In(pair()),
             "job": In(stream.Signature(data.StructLayout(
                 {"list": 1, "count": PAIR_COUNT_WIDTH, "single": 1}))),
-            "o": Out(stream.Signature(pairs(config.cast_pairs))),
+            "o": Out(stream.Signature(pairs(config.derived.cast_pairs))),
         })
 
     def elaborate(self, platform):
         """A memory for each list; an address that runs ahead by as much as the queue has room."""
         m = Module()
-        size, most = self.config.cast_buffer_pairs, self.config.cast_pairs
+        size, most = self.config.cast_buffer_pairs, self.config.derived.cast_pairs
         most_log2 = most.bit_length() - 1
         reads = []
         address = Signal(range(size // most))

@@ -45,13 +45,15 @@ class CastUnit(wiring.Component):
         Memory. Reads carry the ID of their CastReader, writes ID 0.
     windows : In(windows_layout())
     enable, ring_base, ring_size_log2, tail, head : the ring, see CastSequencer
-    completed : Out(16)
+    count : Out(16)
         Casts completed, modulo 2**16.
     other_completed : In(16)
         The same of the gather-scatter unit.
     segments : Out(32)
         U of the last cast.
     halt, idle, busy, interrupt, error : see Core
+    working : Out(1)
+        A cast is in work.
     descriptor : Out(1)
         Pulse: a cast completed.
 
@@ -64,23 +66,23 @@ class CastUnit(wiring.Component):
             "m_axi": Out(axi4_signature(config.data_width)),
             "windows": In(windows_layout()),
             "enable": In(1), "ring_base": In(64), "ring_size_log2": In(4), "tail": In(SLOT_WIDTH),
-            "head": Out(SLOT_WIDTH), "completed": Out(16), "other_completed": In(16),
+            "head": Out(SLOT_WIDTH), "count": Out(16), "other_completed": In(16),
             "segments": Out(32),
             "halt": In(1), "idle": Out(1), "busy": Out(1), "interrupt": Out(1),
-            "error": Out(error_record()), "descriptor": Out(1),
+            "error": Out(error_record()), "working": Out(1), "descriptor": Out(1),
         })
 
     def elaborate(self, platform):
         """The dataflow, then the phases that switch it."""
         m = Module()
         config, derived = self.config, self.config.derived
-        bits, most = config.cast_digit_bits, config.cast_pairs
+        bits, most = config.cast_digit_bits, config.derived.cast_pairs
         lanes = 2 * most
 
         m.submodules.sequencer = sequencer = CastSequencer(config)
         for name in ("enable", "ring_base", "ring_size_log2", "tail", "other_completed", "halt"):
             m.d.comb += getattr(sequencer, name).eq(getattr(self, name))
-        for name in ("head", "completed", "busy", "interrupt"):
+        for name in ("head", "count", "busy", "interrupt"):
             m.d.comb += getattr(self, name).eq(getattr(sequencer, name))
         job = sequencer.o
         count = job.n_lookups[:PAIR_COUNT_WIDTH]
@@ -374,7 +376,7 @@ class CastUnit(wiring.Component):
                     m.d.comb += merge.end.eq(1)
                     m.d.sync += ended.eq(1)
                     m.next = "DRAIN"
-        m.d.comb += self.descriptor.eq(sequencer.done)
+        m.d.comb += [self.descriptor.eq(sequencer.done), self.working.eq(job.valid)]
 
         # The first error; the ports report for the descriptor in work.
         records = []

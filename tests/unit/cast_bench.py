@@ -102,7 +102,7 @@ class CastBench(EngineBench):
                 _, _, idle = await ctx.tick().sample(self.dut.idle)
             await ctx.tick().repeat(3)
             if not record:
-                assert ctx.get(self.dut.completed) == len(jobs)
+                assert ctx.get(self.dut.count) == len(jobs)
                 assert ctx.get(self.dut.head) == len(jobs)
                 assert not ctx.get(self.dut.busy)
         self.run(script)

@@ -221,7 +221,7 @@ def test_halted_anywhere_it_comes_to_rest(after):
             _, _, now = await ctx.tick().sample(bench.dut.idle)
             idle = idle + 1 if now else 0
         assert bench.unanswered == bench.unread == 0
-        assert ctx.get(bench.dut.completed) == 0
+        assert ctx.get(bench.dut.count) == 0
     bench.run(script)
     again = CastBench(UNIT, seed=after)
     assert again.cast([again.case(*batch(1, 70, 5, 250), 250)]) is None
