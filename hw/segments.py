@@ -156,8 +156,9 @@ class SegmentWalker(wiring.Component):
         leaf = Signal(3)
         first = Signal()      # row number < 8
         top_leaf = Signal(3)
-        position = Signal(COUNT_WIDTH)
-        unused = self.job.payload.n_lookups != position
+        # Indices taken, and one more; so whether any is left is known when the end comes.
+        position, position_1 = Signal(COUNT_WIDTH), Signal(COUNT_WIDTH, init=1)
+        unused = Signal()
         weighted = self.job.payload.weighted
         has_index = self.indices.valid & (self.weights.valid | ~weighted)
         take_index = Signal()
@@ -208,10 +209,13 @@ class SegmentWalker(wiring.Component):
             ]
             with m.If(leaf == 7):
                 m.d.sync += first.eq(0)
-        with m.If(self.indices.valid & self.indices.ready):
-            m.d.sync += position.eq(position + 1)
+        n_lookups = self.job.payload.n_lookups
+        taken = self.indices.valid & self.indices.ready
+        m.d.sync += unused.eq(Mux(taken, position_1 != n_lookups, position != n_lookups))
+        with m.If(taken):
+            m.d.sync += [position.eq(position_1), position_1.eq(position_1 + 1)]
         with m.If(self.job.ready & self.job.valid):
-            m.d.sync += position.eq(0)
+            m.d.sync += [position.eq(0), position_1.eq(1)]
         with m.If(done):
             m.d.sync += active.eq(0)
         length = self.segments.payload.length
