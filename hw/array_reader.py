@@ -68,7 +68,7 @@ class ArrayReader(wiring.Component):
         words_log2 = block_log2 + per_beat_log2  # of 32-bit words in a block
 
         m.submodules.reader = reader = BurstReader(
-            config, config.array_buffer_beats, registered=True)
+            config, config.array_buffer_beats, registered=True, queued=False)
         connect(m, reader.o, flipped(self.bursts))
         connect(m, flipped(self.beats), reader.beats)
         m.d.comb += self.starved.eq(reader.starved)
@@ -144,21 +144,31 @@ class ArrayReader(wiring.Component):
         low = reader.data.payload.word_select(word, 32)
         high = reader.data.payload.word_select(word | 1, 32)
         following = word + Mux(unpack_wide, 2, 1)
-        free = ~self.o.valid | self.o.ready
-        move = running & free & (sequential | reader.data.valid)
+        # What is picked waits aside where the consumer does not take what is in front of it, so
+        # that nothing here depends on its ready.
+        element, aside = Signal(64), Signal(64)
+        aside_valid = Signal()
+        move = running & ~aside_valid & (sequential | reader.data.valid)
         m.d.comb += [
-            reader.data.ready.eq(running & free & ~sequential
+            element.eq(Cat(
+                Mux(sequential, number[:32], low),
+                Mux(unpack_wide, high, (low[-1] & ~sequential).replicate(32)))),
+            reader.data.ready.eq(running & ~aside_valid & ~sequential
                                  & (final | following[per_beat_log2])),
             unpack_jobs.o.ready.eq((move & final) | (~running & (unpack.count == 0))),
         ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+        with m.If(~self.o.valid | self.o.ready):
+            m.d.sync += [
+                self.o.valid.eq(move | aside_valid),
+                self.o.payload.eq(Mux(aside_valid, aside, element)),
+                aside_valid.eq(0),
+            ]
+        with m.Else():
+            m.d.sync += aside_valid.eq(move | aside_valid)
+        with m.If(~aside_valid):
+            m.d.sync += aside.eq(element)
         with m.If(move):
             m.d.sync += [
-                self.o.valid.eq(1),
-                self.o.payload.eq(Cat(
-                    Mux(sequential, number[:32], low),
-                    Mux(unpack_wide, high, (low[-1] & ~sequential).replicate(32)))),
                 running.eq(~final),
                 word.eq(following),
                 number.eq(number_1), number_1.eq(number_2), number_2.eq(number_2 + 1),

@@ -23,6 +23,8 @@ class BurstReader(wiring.Component):
         Buffer in beats; at least the longest burst.
     registered : bool
         Put a register behind the buffer; see Queue.
+    queued : bool
+        Put a queue behind i, so that i.ready does not depend on o.ready; else a register.
 
     Members
     -------
@@ -37,16 +39,17 @@ class BurstReader(wiring.Component):
     starved : Out(1)
         A burst waits for room.
 
-    Timing: one cycle from i to o, one burst per cycle; two cycles from beats to data, three if
-    ``registered``. o.valid is a flip-flop.
+    Timing: two cycles from i to o, one if not ``queued``, and one burst per cycle; two cycles from
+    beats to data, three if ``registered``. o.valid is a flip-flop.
     Reset: empties the buffer and takes back all credit; transfers in flight must have ended.
     Resources: a memory of ``depth`` beats.
     """
 
-    def __init__(self, config, depth, *, registered=False):
+    def __init__(self, config, depth, *, registered=False, queued=True):
         self.config = config
         self.depth = depth
         self.registered = registered
+        self.queued = queued
         derived = config.derived
         super().__init__({
             "i": In(stream.Signature(burst(derived))),
@@ -69,18 +72,27 @@ class BurstReader(wiring.Component):
 
         # Beats of room that no burst has claimed; of one that leaves they are claimed.
         credit = Signal(range(self.depth + 1), init=self.depth)
-        enough, free = Signal(), Signal()
+        enough = Signal()
+        if self.queued:
+            m.submodules.bursts = bursts = Queue(burst(self.config.derived), 3)
+            connect(m, bursts.o, flipped(self.o))
+            free = bursts.i.ready
+            m.d.comb += [
+                bursts.i.payload.eq(self.i.payload),
+                bursts.i.valid.eq(self.i.valid & enough),
+            ]
+        else:
+            free = ~self.o.valid | self.o.ready
+            with m.If(free):
+                m.d.sync += [
+                    self.o.valid.eq(self.i.valid & enough),
+                    self.o.payload.eq(self.i.payload),
+                ]
         m.d.comb += [
             enough.eq(credit >= self.i.payload.beats),
-            free.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(free & enough),
             self.starved.eq(self.i.valid & ~enough),
         ]
-        with m.If(free):
-            m.d.sync += [
-                self.o.valid.eq(self.i.valid & enough),
-                self.o.payload.eq(self.i.payload),
-            ]
         issued = Mux(self.i.valid & self.i.ready, self.i.payload.beats, 0)
         m.d.sync += credit.eq(credit - issued + (self.data.valid & self.data.ready))
         return m

@@ -6,10 +6,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .axi import BURST_INCR, axi4_signature
-from .registers import ErrorCode, Reader
+from .registers import N_WINDOWS, ErrorCode, Reader
 from .select import first_of, select
 from .types import COUNT_WIDTH, SLOT_WIDTH, burst, error_record
-from .windows import allowed, windows_layout
+from .windows import matches, windows_layout
 
 __all__ = ["ReadPort"]
 
@@ -49,7 +49,7 @@ class ReadPort(wiring.Component):
         Bursts are unanswered.
     bus : AXI4 read channels as members named like the ports (ar*, r*).
 
-    Timing: a burst needs two cycles to AR, a beat one cycle from R; one burst and one beat a cycle.
+    Timing: a burst needs three cycles to AR, a beat one cycle from R; one burst and one beat a cycle.
     Reset: only while idle.
     """
 
@@ -87,8 +87,17 @@ class ReadPort(wiring.Component):
         failed = Signal()
         refused = Signal()  # what stands on AR, without ARVALID, missed the windows
         free = ~refused & (~bus.arvalid | bus.arready)
-        take = pending & free & ~self.halt & ~failed
-        accept = ~pending | take
+        # The one in front of it waits with the answer of each window.
+        checked, checked_id = Signal.like(chosen), Signal.like(chosen_id)
+        checked_valid, windows = Signal(), Signal(N_WINDOWS)
+        take = checked_valid & free & ~self.halt & ~failed
+        move = ~checked_valid | take
+        accept = ~pending | move
+        with m.If(move):
+            m.d.sync += [
+                checked_valid.eq(pending), checked.eq(chosen), checked_id.eq(chosen_id),
+                windows.eq(matches(self.windows, chosen.address, "read")),
+            ]
         sources = [self.bursts[reader] for reader in Reader]
         grants = first_of(source.valid for source in sources)
         taken = Const(0)
@@ -103,19 +112,19 @@ class ReadPort(wiring.Component):
                     grants, [Const(reader, len(chosen_id)) for reader in Reader])),
             ]
 
-        # It goes on to AR whatever the windows say: the comparison decides on ARVALID alone, and
-        # nothing in front of it waits for that.
-        inside = allowed(self.windows, chosen.address, "read")
+        # It goes on to AR whatever the windows say: they decide on ARVALID alone, and nothing in
+        # front of it waits for that.
+        inside = windows.any()
         position = Signal(COUNT_WIDTH)
         m.d.sync += refused.eq(take & ~inside)
         with m.If(free):
             m.d.sync += bus.arvalid.eq(take & inside)
         with m.If(take):
             m.d.sync += [
-                bus.arid.eq(chosen_id),
-                bus.araddr.eq(chosen.address),
-                bus.arlen.eq(chosen.beats - 1),
-                position.eq(chosen.position),
+                bus.arid.eq(checked_id),
+                bus.araddr.eq(checked.address),
+                bus.arlen.eq(checked.beats - 1),
+                position.eq(checked.position),
             ]
         m.d.comb += [
             bus.arsize.eq(config.derived.beat_bytes_log2),

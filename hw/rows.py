@@ -76,7 +76,7 @@ class RowAddresser(wiring.Component):
     error : Out(error_record())
         The first bad row number.
 
-    Timing: five cycles; one row per cycle; five idle cycles between descriptors. i.ready does not
+    Timing: five cycles; one row per cycle; six idle cycles between descriptors. i.ready does not
     depend on i or on o.ready.
     Reset: forgets all rows.
     Resources: one COUNT_WIDTH × 16-bit multiplier with registers on both sides.
@@ -176,8 +176,9 @@ class RowAddresser(wiring.Component):
             self.o.payload.position.eq(leaving.position),
             self.o.payload.read.eq(job.read),
             self.o.payload.end.eq(leaving.end),
-            self.job.ready.eq(out_valid & leaving.end & taken),
         ]
+        # The job ends a cycle after its end has left: its queue does not wait for the consumer.
+        m.d.sync += self.job.ready.eq(out_valid & leaving.end & taken)
         m.d.sync += aside_valid.eq(out_valid & ~taken)
         with m.If(advance):
             m.d.sync += aside.eq(last)

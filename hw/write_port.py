@@ -2,13 +2,13 @@
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .axi import BURST_INCR, axi4_signature
 from .queue import Queue
-from .registers import ErrorCode
+from .registers import N_WINDOWS, ErrorCode
 from .types import COUNT_WIDTH, burst, error_record
-from .windows import allowed, windows_layout
+from .windows import matches, windows_layout
 
 __all__ = ["WritePort"]
 
@@ -41,7 +41,7 @@ class WritePort(wiring.Component):
         Nothing on AW or W, nothing unanswered.
     bus : AXI4 write channels as members named like the ports (aw*, w*, b*).
 
-    Timing: a burst needs three cycles to AW; one burst and one beat a cycle.
+    Timing: a burst needs four cycles to AW; one burst and one beat a cycle.
     Reset: only while idle.
     """
 
@@ -69,24 +69,32 @@ class WritePort(wiring.Component):
         config, derived = self.config, self.config.derived
         bus = self.bus
 
-        # Two registers: the burst that the windows are compared with, and the one that waits for
-        # its data with the answer.
+        # The burst that the windows are compared with, and the one that waits for its data with
+        # the answer.
+        # In front of them a queue, so that nothing there waits for the bus in the same cycle.
+        m.submodules.queue = queue = Queue(burst(derived), 3)
+        connect(m, flipped(self.bursts), queue.i)
         chosen, checked = Signal(burst(derived)), Signal(burst(derived))
-        chosen_valid, pending, inside = Signal(), Signal(), Signal()
+        pending, inside = Signal(), Signal(N_WINDOWS)
         take = Signal()   # `checked` is announced
         retire = Signal()  # `checked` was an end
         free = ~pending | take | retire
-        m.d.comb += self.bursts.ready.eq(~chosen_valid | free)
-        with m.If(self.bursts.ready):
-            m.d.sync += [chosen_valid.eq(self.bursts.valid), chosen.eq(self.bursts.payload)]
+        m.d.comb += [queue.o.ready.eq(free), chosen.eq(queue.o.payload)]
         with m.If(free):
-            m.d.sync += [pending.eq(chosen_valid), checked.eq(chosen),
-                         inside.eq(allowed(self.windows, chosen.address, "write"))]
+            m.d.sync += [pending.eq(queue.o.valid), checked.eq(chosen),
+                         inside.eq(matches(self.windows, chosen.address, "write"))]
 
         # Beats in the data queue that no announced burst has claimed.
         unclaimed = Signal(range(config.write_buffer_beats + 1))
-        has_data = unclaimed >= checked.beats
-        m.d.sync += unclaimed.eq(unclaimed + self.pushed - Mux(take, checked.beats, 0))
+        # The burst claims its own as it comes, or later, before it is announced.
+        has_data = Signal()
+        comes = queue.o.valid & ~chosen.end & (unclaimed >= chosen.beats)
+        later = pending & ~checked.end & ~has_data & (unclaimed >= checked.beats)
+        claim = Mux(free, comes, later)
+        m.d.sync += unclaimed.eq(
+            unclaimed + self.pushed - Mux(claim, Mux(free, chosen.beats, checked.beats), 0))
+        with m.If(free | claim):
+            m.d.sync += has_data.eq(claim)
 
         # Unanswered bursts; the highest bit says that there are as many as may be.
         count_width = config.writes_outstanding.bit_length() + 1
@@ -100,7 +108,7 @@ class WritePort(wiring.Component):
             count_width, config.descriptors_in_flight)
         failed = Signal()
         m.d.comb += [
-            take.eq(pending & ~checked.end & inside & has_data & ~unanswered[-1]
+            take.eq(pending & ~checked.end & inside.any() & has_data & ~unanswered[-1]
                     & lengths.i.ready & ~self.halt & ~failed & (~bus.awvalid | bus.awready)),
             lengths.i.valid.eq(take),
             lengths.i.payload.eq(checked.beats),
@@ -155,7 +163,7 @@ class WritePort(wiring.Component):
             self.idle.eq(~bus.awvalid & ~active & (unanswered == 0)),
         ]
 
-        missed = pending & ~checked.end & ~inside & ~self.halt & ~failed
+        missed = pending & ~checked.end & ~inside.any() & ~self.halt & ~failed
         with m.If(missed):
             m.d.sync += failed.eq(1)
         with m.If(bus.bvalid & bus.bresp[1]):
