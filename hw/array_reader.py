@@ -1,4 +1,4 @@
-"""ArrayReader: prefetches an array of integers in long bursts and hands them out one a cycle."""
+"""ArrayReader: prefetches an array of integers in long bursts and hands out one a cycle."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -20,6 +20,12 @@ class ArrayReader(wiring.Component):
     elements of this one are still being taken. Bursts cover the array in whole beats, so up to a
     beat less one element around it is read as well.
 
+    Parameters
+    ----------
+    config : EngineConfig
+    words_only : bool
+        Every job is INT32, and the upper half of ``o`` means nothing: half of the logic.
+
     Members
     -------
     job : In(stream.Signature(array_job()))
@@ -33,14 +39,15 @@ class ArrayReader(wiring.Component):
     starved : Out(1)
         A burst waits for room.
 
-    Timing: one element per cycle; an array that does not start at a beat costs one cycle for each
-    element in front of it, once per job; at most two idle cycles between jobs.
+    Timing: one element per cycle; one idle cycle between jobs; a burst every two cycles. Three
+    cycles from the job to its first burst, four from a beat to its first element.
     Reset: forgets all jobs; transfers in flight must have ended.
     Errors: none; the sequencer has checked alignment, the read port checks the windows.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, *, words_only=False):
         self.config = config
+        self.words_only = words_only
         derived = config.derived
         super().__init__({
             "job": In(stream.Signature(array_job())),
@@ -55,113 +62,123 @@ class ArrayReader(wiring.Component):
         m = Module()
         config, derived = self.config, self.config.derived
         beat_log2 = derived.beat_bytes_log2
-        per_beat_log2 = beat_log2 - 2  # of 32-bit elements
-        skip_width = per_beat_log2
+        per_beat_log2 = beat_log2 - 2  # of 32-bit words
+        block = derived.array_burst_beats
+        block_log2 = block.bit_length() - 1
+        words_log2 = block_log2 + per_beat_log2  # of 32-bit words in a block
 
-        m.submodules.reader = reader = BurstReader(config, config.array_buffer_beats)
+        m.submodules.reader = reader = BurstReader(
+            config, config.array_buffer_beats, registered=True, queued=False)
         connect(m, reader.o, flipped(self.bursts))
         connect(m, flipped(self.beats), reader.beats)
         m.d.comb += self.starved.eq(reader.starved)
 
-        unpack_layout = data.StructLayout({"kind": 2, "skip": skip_width, "count": COUNT_WIDTH + 1})
+        unpack_layout = data.StructLayout(
+            {"kind": 2, "skip": per_beat_log2, "count": COUNT_WIDTH + 1})
         m.submodules.unpack_jobs = unpack_jobs = Queue(
             unpack_layout, config.descriptors_in_flight)
 
-        # Burst generator. Bursts end at multiples of their greatest length, which keeps them
-        # inside 4 KiB.
+        # Burst generator. A burst covers what the array has of a block: of the bytes between two
+        # multiples of the longest burst, which keeps it inside 4 KiB. All that is counted are
+        # blocks: the first and the last word say where the first burst begins and the last ends.
         job = self.job.payload
-        job_log2 = Mux(job.kind == ElementKind.INT64, 1, 0)  # of 32-bit words in an element
-        skip = Signal(skip_width)
-        beats_width = COUNT_WIDTH + 2
-        total = Signal(beats_width)
-        word_skip = job.base[2:beat_log2]
-        m.d.comb += [
-            skip.eq(Mux(job_log2, word_skip >> 1, word_skip)),
-            total.eq((((skip + job.count) << job_log2) + (1 << per_beat_log2) - 1)
-                     >> per_beat_log2),
-        ]
-
-        active = Signal()
-        address = Signal(64 - beat_log2)
-        remaining = Signal(beats_width)
-        position = Signal(COUNT_WIDTH)  # of the first element in the burst
-        ahead = Signal(skip_width)      # elements in front of the array in its first beat
-        wide_job = Signal()
-        block = derived.array_burst_beats
-        to_boundary = Signal(range(block + 1))
+        job_wide = Const(0) if self.words_only else job.kind == ElementKind.INT64
+        job_counted = Const(0) if self.words_only else job.kind == ElementKind.SEQUENTIAL
+        first_word = job.base[2:2 + words_log2]
+        preparing, active = Signal(), Signal()
+        wide = Signal()
+        base = Signal(64 - beat_log2)
+        ahead = Signal(words_log2)         # words of the first block in front of the array
+        end = Signal(COUNT_WIDTH + 3)      # the array's last word, counted from the first block
+        block_number = Signal(COUNT_WIDTH + 3 - words_log2)
+        first, last = Signal(), Signal()
         length = Signal(range(block + 1))
+        words_before = (Cat(Const(0, words_log2), block_number) - ahead)[:COUNT_WIDTH + 1]
+        at_end = block_number == end[words_log2:]
         m.d.comb += [
-            to_boundary.eq(block - address[:block.bit_length() - 1]),
-            length.eq(Mux(remaining < to_boundary, remaining, to_boundary)),
             reader.i.valid.eq(active),
-            reader.i.payload.address.eq(Cat(Const(0, beat_log2), address)),
+            reader.i.payload.address.eq(Cat(
+                Const(0, beat_log2),
+                base[:block_log2] & first.replicate(block_log2),
+                base[block_log2:] + block_number)),
             reader.i.payload.beats.eq(length),
-            reader.i.payload.position.eq(position),
+            reader.i.payload.position.eq(
+                Mux(first, 0, Mux(wide, words_before >> 1, words_before))),
             unpack_jobs.i.payload.kind.eq(job.kind),
-            unpack_jobs.i.payload.skip.eq(skip),
+            unpack_jobs.i.payload.skip.eq(job.base[2:beat_log2]),
             unpack_jobs.i.payload.count.eq(job.count),
-            unpack_jobs.i.valid.eq(self.job.valid & ~active),
-            self.job.ready.eq(unpack_jobs.i.ready & ~active),
+            unpack_jobs.i.valid.eq(self.job.valid & ~active & ~preparing),
+            self.job.ready.eq(unpack_jobs.i.ready & ~active & ~preparing),
         ]
         with m.If(self.job.valid & self.job.ready):
             m.d.sync += [
-                active.eq((job.kind != ElementKind.SEQUENTIAL) & (job.count != 0)),
-                address.eq(job.base[beat_log2:]),
-                remaining.eq(total),
-                position.eq(0),
-                ahead.eq(skip),
-                wide_job.eq(job_log2),
+                preparing.eq(~job_counted & (job.count != 0)),
+                wide.eq(job_wide),
+                base.eq(job.base[beat_log2:]),
+                ahead.eq(first_word),
+                end.eq(Mux(job_wide, job.count << 1, job.count) + (first_word - 1)),
+                block_number.eq(0), first.eq(1),
             ]
-        with m.If(reader.i.valid & reader.i.ready):
+        with m.If(preparing):
             m.d.sync += [
-                address.eq(address + length),
-                remaining.eq(remaining - length),
-                position.eq(position + Mux(wide_job, length << per_beat_log2 >> 1,
-                                           length << per_beat_log2) - ahead),
-                ahead.eq(0),
-                active.eq(remaining != length),
+                preparing.eq(0), active.eq(1), last.eq(at_end),
+                length.eq(Mux(at_end, end[per_beat_log2:words_log2] + 1, block)
+                          - Mux(first, ahead[per_beat_log2:], 0)),
+            ]
+        with m.If(active & reader.i.ready):
+            m.d.sync += [
+                active.eq(0), preparing.eq(~last), first.eq(0),
+                block_number.eq(block_number + 1),
             ]
 
-        # Unpacker: a shift register of one beat.
+        # Unpacker: one register behind the beat, where its words are picked.
         unpack = unpack_jobs.o.payload
-        wide = unpack.kind == ElementKind.INT64
-        sequential = unpack.kind == ElementKind.SEQUENTIAL
+        unpack_wide = Const(0) if self.words_only else unpack.kind == ElementKind.INT64
+        sequential = Const(0) if self.words_only else unpack.kind == ElementKind.SEQUENTIAL
         running = Signal()
-        beat = Signal(config.data_width)
-        left = Signal(range((1 << per_beat_log2) + 1))  # elements left in the beat
-        to_skip = Signal(skip_width)
-        count = Signal(COUNT_WIDTH + 1)
-        number = Signal(COUNT_WIDTH)
-        skipping = to_skip != 0
-        taken = self.o.valid & self.o.ready
-        shift = (left != 0) & (skipping | taken)
-        last = taken & (count == 1)
+        word = Signal(per_beat_log2)   # of the beat, the next one
+        final = Signal()               # the next element is the last one
+        # The number of the next element, and the two behind it: one compares, one is handed out.
+        number, number_1, number_2 = (
+            Signal(COUNT_WIDTH + 1, init=n, name=f"number_{n}") for n in range(3))
+        low = reader.data.payload.word_select(word, 32)
+        high = reader.data.payload.word_select(word | 1, 32)
+        following = word + Mux(unpack_wide, 2, 1)
+        # What is picked waits aside where the consumer does not take what is in front of it, so
+        # that nothing here depends on its ready.
+        element, aside = Signal(64), Signal(64)
+        aside_valid = Signal()
+        move = running & ~aside_valid & (sequential | reader.data.valid)
         m.d.comb += [
-            self.o.valid.eq(running & (sequential | ((left != 0) & ~skipping))),
-            self.o.payload.eq(Mux(sequential, number,
-                                  Mux(wide, beat[:64], beat[:32].as_signed()))),
-            reader.data.ready.eq(running & ~sequential & ~last
-                                 & ((left == 0) | ((left == 1) & shift))),
-            unpack_jobs.o.ready.eq(unpack_jobs.o.valid & running & last),
+            element.eq(Cat(
+                Mux(sequential, number[:32], low),
+                Mux(unpack_wide, high, (low[-1] & ~sequential).replicate(32)))),
+            reader.data.ready.eq(running & ~aside_valid & ~sequential
+                                 & (final | following[per_beat_log2])),
+            unpack_jobs.o.ready.eq((move & final) | (~running & (unpack.count == 0))),
         ]
-        with m.If(~running & unpack_jobs.o.valid):
-            with m.If(unpack.count == 0):
-                m.d.comb += unpack_jobs.o.ready.eq(1)
-            with m.Else():
-                m.d.sync += running.eq(1)
+        with m.If(~self.o.valid | self.o.ready):
             m.d.sync += [
-                to_skip.eq(unpack.skip), count.eq(unpack.count), number.eq(0), left.eq(0)]
-        with m.If(taken):
-            m.d.sync += [count.eq(count - 1), number.eq(number + 1)]
-        with m.If(skipping & (left != 0)):
-            m.d.sync += to_skip.eq(to_skip - 1)
-        with m.If(shift):
-            m.d.sync += [beat.eq(Mux(wide, beat >> 64, beat >> 32)), left.eq(left - 1)]
-        with m.If(reader.data.ready & reader.data.valid):
-            m.d.sync += [
-                beat.eq(reader.data.payload),
-                left.eq(Mux(wide, (1 << per_beat_log2) >> 1, 1 << per_beat_log2)),
+                self.o.valid.eq(move | aside_valid),
+                self.o.payload.eq(Mux(aside_valid, aside, element)),
+                aside_valid.eq(0),
             ]
-        with m.If(last):
-            m.d.sync += [running.eq(0), left.eq(0)]
+        with m.Else():
+            m.d.sync += aside_valid.eq(move | aside_valid)
+        with m.If(~aside_valid):
+            m.d.sync += aside.eq(element)
+        with m.If(move):
+            m.d.sync += [
+                running.eq(~final),
+                word.eq(following),
+                number.eq(number_1), number_1.eq(number_2), number_2.eq(number_2 + 1),
+                final.eq(number_2 == unpack.count),
+            ]
+        with m.If(~running):
+            m.d.sync += [
+                running.eq(unpack_jobs.o.valid & (unpack.count != 0)),
+                word.eq(unpack.skip),
+                number.eq(0), number_1.eq(1), number_2.eq(2),
+                final.eq(unpack.count == 1),
+            ]
         return m

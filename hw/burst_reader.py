@@ -21,6 +21,10 @@ class BurstReader(wiring.Component):
     config : EngineConfig
     depth : int
         Buffer in beats; at least the longest burst.
+    registered : bool
+        Put a register behind the buffer; see Queue.
+    queued : bool
+        Put a queue behind i, so that i.ready does not depend on o.ready; else a register.
 
     Members
     -------
@@ -35,14 +39,17 @@ class BurstReader(wiring.Component):
     starved : Out(1)
         A burst waits for room.
 
-    Timing: no latency from i to o; two cycles from beats to data.
+    Timing: two cycles from i to o, one if not ``queued``, and one burst per cycle; two cycles from
+    beats to data, three if ``registered``. o.valid is a flip-flop.
     Reset: empties the buffer and takes back all credit; transfers in flight must have ended.
     Resources: a memory of ``depth`` beats.
     """
 
-    def __init__(self, config, depth):
+    def __init__(self, config, depth, *, registered=False, queued=True):
         self.config = config
         self.depth = depth
+        self.registered = registered
+        self.queued = queued
         derived = config.derived
         super().__init__({
             "i": In(stream.Signature(burst(derived))),
@@ -55,22 +62,37 @@ class BurstReader(wiring.Component):
     def elaborate(self, platform):
         """Count credits: beats of buffer that nothing has claimed."""
         m = Module()
-        m.submodules.buffer = buffer = Queue(self.config.data_width, self.depth + 1)
+        m.submodules.buffer = buffer = Queue(
+            self.config.data_width, self.depth + 1 + self.registered, registered=self.registered)
         m.d.comb += [
             buffer.i.payload.eq(self.beats.payload),
             buffer.i.valid.eq(self.beats.valid),
         ]
         connect(m, buffer.o, flipped(self.data))
 
+        # Beats of room that no burst has claimed; of one that leaves they are claimed.
         credit = Signal(range(self.depth + 1), init=self.depth)
         enough = Signal()
+        if self.queued:
+            m.submodules.bursts = bursts = Queue(burst(self.config.derived), 3)
+            connect(m, bursts.o, flipped(self.o))
+            free = bursts.i.ready
+            m.d.comb += [
+                bursts.i.payload.eq(self.i.payload),
+                bursts.i.valid.eq(self.i.valid & enough),
+            ]
+        else:
+            free = ~self.o.valid | self.o.ready
+            with m.If(free):
+                m.d.sync += [
+                    self.o.valid.eq(self.i.valid & enough),
+                    self.o.payload.eq(self.i.payload),
+                ]
         m.d.comb += [
             enough.eq(credit >= self.i.payload.beats),
-            self.o.payload.eq(self.i.payload),
-            self.o.valid.eq(self.i.valid & enough),
-            self.i.ready.eq(self.o.ready & enough),
+            self.i.ready.eq(free & enough),
             self.starved.eq(self.i.valid & ~enough),
         ]
-        issued = Mux(self.o.valid & self.o.ready, self.i.payload.beats, 0)
+        issued = Mux(self.i.valid & self.i.ready, self.i.payload.beats, 0)
         m.d.sync += credit.eq(credit - issued + (self.data.valid & self.data.ready))
         return m

@@ -61,7 +61,8 @@ class Core(wiring.Component):
     interrupt : Out(1)
         Pulse: a descriptor that asked for it completed.
     error : Out(error_record())
-        Something went wrong; `halt` must follow in the next cycle.
+        Something went wrong a cycle ago, and the core has halted itself; `halt` must follow in the
+        next cycle.
     events : Out(events_layout())
         For the performance counters.
 
@@ -85,6 +86,7 @@ class Core(wiring.Component):
         m = Module()
         config, derived = self.config, self.config.derived
 
+        halt = Signal()
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.read_port = read_port = ReadPort(config)
         m.submodules.write_port = write_port = WritePort(config)
@@ -92,7 +94,7 @@ class Core(wiring.Component):
             for name, member in port.bus.signature.members.items():
                 inner, outer = getattr(port.bus, name), getattr(self.m_axi, name)
                 m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
-            m.d.comb += [port.windows.eq(self.windows), port.halt.eq(self.halt),
+            m.d.comb += [port.windows.eq(self.windows), port.halt.eq(halt),
                          port.restart.eq(~sequencer.in_flight)]
         m.d.comb += self.idle.eq(read_port.idle & write_port.idle)
 
@@ -109,7 +111,8 @@ class Core(wiring.Component):
                             (Reader.WEIGHT, sequencer.weight_job),
                             (Reader.TARGET, sequencer.target_job),
                             (Reader.SCALE, sequencer.scale_job)):
-            m.submodules[f"{reader.name.lower()}_reader"] = arrays[reader] = ArrayReader(config)
+            m.submodules[f"{reader.name.lower()}_reader"] = arrays[reader] = ArrayReader(
+                config, words_only=reader in (Reader.WEIGHT, Reader.SCALE))
             connect(m, job, arrays[reader].job)
             to_port(reader, arrays[reader].bursts, arrays[reader].beats)
 
@@ -119,7 +122,8 @@ class Core(wiring.Component):
         m.submodules.source = source = RowAddresser(config, ErrorCode.INDEX_RANGE)
         m.submodules.source_splitter = source_splitter = BurstSplitter(config)
         m.submodules.row_reader = row_reader = BurstReader(config, config.row_buffer_beats)
-        m.submodules.tokens = tokens = Queue(token(), config.row_buffer_beats)
+        m.submodules.tokens = tokens = Queue(
+            token(), config.row_buffer_beats, registered=True)
         connect(m, sequencer.segment_job, lengths.job)
         connect(m, arrays[Reader.OFFSET].o, lengths.offsets)
         connect(m, lengths.o, walker.segments)
@@ -138,7 +142,8 @@ class Core(wiring.Component):
         m.submodules.sink = sink = RowAddresser(config, ErrorCode.TARGET_RANGE, pass_end=True)
         m.submodules.old_splitter = old_splitter = BurstSplitter(config)
         m.submodules.old_reader = old_reader = BurstReader(config, config.old_buffer_beats)
-        m.submodules.addresses = addresses = Queue(row(derived), config.old_buffer_beats)
+        m.submodules.addresses = addresses = Queue(
+            row(derived), config.old_buffer_beats, registered=True)
         m.submodules.write_splitter = write_splitter = BurstSplitter(config)
         connect(m, sequencer.sink_job, sink.job)
         connect(m, sequencer.count_job, targets.job)
@@ -176,7 +181,7 @@ class Core(wiring.Component):
             sequencer.ring_base.eq(self.ring_base),
             sequencer.ring_size_log2.eq(self.ring_size_log2),
             sequencer.tail.eq(self.tail),
-            sequencer.halt.eq(self.halt),
+            sequencer.halt.eq(halt),
             sequencer.written.eq(write_port.descriptor_done),
             # The end of a descriptor reaches the reducer behind every lookup, used or not.
             sequencer.gathered.eq(reducer.job.valid & reducer.job.ready),
@@ -189,7 +194,7 @@ class Core(wiring.Component):
             self.busy.eq(sequencer.busy),
             self.interrupt.eq(sequencer.interrupt),
         ]
-        self._first_error(m, self.error, sequencer,
+        self._first_error(m, halt, sequencer,
                           (sequencer, lengths, source, sink, read_port, write_port))
         m.d.comb += [
             self.events.busy.eq(sequencer.busy & ~self.halt),
@@ -210,9 +215,8 @@ class Core(wiring.Component):
         ]
         return m
 
-    @staticmethod
-    def _first_error(m, error, sequencer, units):
-        """Show the error of the first unit that has one.
+    def _first_error(self, m, halt, sequencer, units):
+        """Halt in the cycle after the first error; show its record one later.
 
         The ports report for the oldest descriptor in work, but a number of segments is read for
         the one that starts next.
@@ -220,12 +224,15 @@ class Core(wiring.Component):
         records = []
         for n, unit in enumerate(units):
             record = Signal(error_record(), name=f"error_{n}")
-            m.d.comb += record.eq(unit.error)
+            m.d.sync += record.eq(unit.error)
             if isinstance(unit, ReadPort | WritePort):
-                m.d.comb += record.slot.eq(sequencer.head)
+                m.d.sync += record.slot.eq(sequencer.head)
             if isinstance(unit, ReadPort):
                 with m.If(unit.error.limit == Reader.COUNT):
-                    m.d.comb += record.slot.eq(sequencer.slot)
+                    m.d.sync += record.slot.eq(sequencer.slot)
             records.append(record)
         grants = first_of(record.valid for record in records)
-        m.d.comb += Value.cast(error).eq(select(grants, records))
+        m.d.comb += Value.cast(self.error).eq(select(grants, records))
+        stopped = Signal()
+        m.d.sync += stopped.eq(stopped | Cat(unit.error.valid for unit in units).any())
+        m.d.comb += halt.eq(self.halt | stopped)

@@ -77,13 +77,14 @@ class DescriptorFetcher(wiring.Component):
             m.d.sync += received.eq(received + 1)  # wraps: beats is a power of two
 
         slot = Signal(SLOT_WIDTH)  # the next to be asked for
-        slot_mask = Signal(SLOT_WIDTH)
-        ahead = Signal(range(depth + 1))
+        # The ring's size changes only while nothing is fetched; the tail may be seen a cycle later.
+        slot_mask, end = Signal(SLOT_WIDTH), Signal(SLOT_WIDTH)
+        m.d.sync += [slot_mask.eq((1 << self.ring_size_log2) - 1), end.eq(self.tail & slot_mask)]
+        ahead = Signal(range(depth + 1))  # its highest bit says that it is all
         left = self.o.valid & self.o.ready & self.o.payload.last
-        more = self.enable & ~self.missed.valid & (slot != (self.tail & slot_mask))
-        ask = more & (ahead != depth) & (~self.fetch.valid | self.fetch.ready)
+        more = self.enable & ~self.missed.valid & (slot != end)
+        ask = more & ~ahead[-1] & (~self.fetch.valid | self.fetch.ready)
         m.d.comb += [
-            slot_mask.eq((1 << self.ring_size_log2) - 1),
             self.fetch.payload.beats.eq(beats),
             self.busy.eq(more | (ahead != 0)),
         ]

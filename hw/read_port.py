@@ -2,13 +2,14 @@
 
 from amaranth.hdl import Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .axi import BURST_INCR, axi4_signature
-from .registers import ErrorCode, Reader
+from .registers import N_WINDOWS, ErrorCode, Reader
 from .select import first_of, select
 from .types import COUNT_WIDTH, SLOT_WIDTH, burst, error_record
-from .windows import allowed, windows_layout
+from .windows import matches, windows_layout
 
 __all__ = ["ReadPort"]
 
@@ -57,7 +58,8 @@ class ReadPort(wiring.Component):
         Bursts are unanswered.
     bus : AXI4 read channels as members named like the ports (ar*, r*).
 
-    Timing: a burst needs two cycles to AR, a beat one cycle from R; one burst and one beat a cycle.
+    Timing: a burst needs three cycles to AR, a beat one cycle from R; one burst and one beat a
+    cycle.
     Reset: only while idle.
     """
 
@@ -95,15 +97,27 @@ class ReadPort(wiring.Component):
         chosen = Signal(burst(config.derived))
         chosen_id = Signal(range(len(readers)))
         pending = Signal()
-        take = Signal()   # `pending` moves on
-        free = ~pending | take | self.fetch_missed
+        failed = Signal()
+        refused = Signal()  # what stands on AR, without ARVALID, missed the windows
+        free = ~refused & (~bus.arvalid | bus.arready)
+        # The one in front of it waits with the answer of each window.
+        checked, checked_id = Signal.like(chosen), Signal.like(chosen_id)
+        checked_valid, windows = Signal(), Signal(N_WINDOWS)
+        take = checked_valid & free & ~self.halt & ~failed
+        move = ~checked_valid | take
+        accept = ~pending | move
+        with m.If(move):
+            m.d.sync += [
+                checked_valid.eq(pending), checked.eq(chosen), checked_id.eq(chosen_id),
+                windows.eq(matches(self.windows, chosen.address, "read")),
+            ]
         sources = [self.bursts[reader] for reader in readers]
         grants = first_of(source.valid for source in sources)
         taken = Const(0)
         for source in sources:
-            m.d.comb += source.ready.eq(free & ~taken)
+            m.d.comb += source.ready.eq(accept & ~taken)
             taken = taken | source.valid
-        with m.If(free):
+        with m.If(accept):
             m.d.sync += [
                 pending.eq(taken),
                 Value.cast(chosen).eq(select(grants, [source.payload for source in sources])),
@@ -111,20 +125,19 @@ class ReadPort(wiring.Component):
                     grants, [Const(reader, len(chosen_id)) for reader in readers])),
             ]
 
-        inside = Signal()
-        failed = Signal()
-        m.d.comb += [
-            inside.eq(allowed(self.windows, chosen.address, "read")),
-            take.eq(pending & inside & ~self.halt & ~failed & (~bus.arvalid | bus.arready)),
-        ]
-        with m.If(bus.arready):
-            m.d.sync += bus.arvalid.eq(0)
+        # It goes on to AR whatever the windows say: they decide on ARVALID alone, and nothing in
+        # front of it waits for that.
+        inside = windows.any()
+        position = Signal(COUNT_WIDTH)
+        m.d.sync += refused.eq(take & ~inside)
+        with m.If(free):
+            m.d.sync += bus.arvalid.eq(take & inside)
         with m.If(take):
             m.d.sync += [
-                bus.arvalid.eq(1),
-                bus.arid.eq(chosen_id),
-                bus.araddr.eq(chosen.address),
-                bus.arlen.eq(chosen.beats - 1),
+                bus.arid.eq(checked_id),
+                bus.araddr.eq(checked.address),
+                bus.arlen.eq(checked.beats - 1),
+                position.eq(checked.position),
             ]
         m.d.comb += [
             bus.arsize.eq(config.derived.beat_bytes_log2),
@@ -143,21 +156,29 @@ class ReadPort(wiring.Component):
             valid.eq(bus.rvalid), rid.eq(bus.rid), word.eq(bus.rdata),
             resp.eq(bus.rresp), resp_bad.eq(bus.rvalid & bus.rresp[1]),
         ]
-        received = []
         for reader in readers:
             m.d.comb += [
                 self.beats[reader].valid.eq(valid & (rid == reader)),
                 self.beats[reader].payload.eq(word),
             ]
-            if reader == readers.DESCRIPTOR:
-                received.append(Const(0, COUNT_WIDTH))
-                continue
-            count = Signal(COUNT_WIDTH, name=f"received_{reader.name.lower()}")
-            received.append(count)
-            with m.If(self.restart):
-                m.d.sync += count.eq(0)
-            with m.Elif(self.beats[reader].valid):
-                m.d.sync += count.eq(count + 1)
+
+        # Beats that each reader has received, for the error record: a small memory, in which a
+        # count means something once `counted` says so.
+        id_width = len(chosen_id)
+        m.submodules.counts = counts = Memory(shape=COUNT_WIDTH, depth=1 << id_width, init=[])
+        count, next_count = counts.read_port(domain="comb"), counts.write_port()
+        counted = Signal(1 << id_width)
+        received = count.data & counted.bit_select(rid[:id_width], 1).replicate(COUNT_WIDTH)
+        m.d.comb += [
+            count.addr.eq(rid),
+            next_count.addr.eq(rid),
+            next_count.data.eq(received + 1),
+            next_count.en.eq(valid),
+        ]
+        with m.If(self.restart):
+            m.d.sync += counted.eq(0)
+        with m.Elif(valid):
+            m.d.sync += counted.bit_select(rid[:id_width], 1).eq(1)
 
         # There are no more bursts than all buffers have beats, and the descriptors.
         outstanding = Signal(range(self.beats_max + config.derived.descriptors_ahead + 1))
@@ -169,11 +190,10 @@ class ReadPort(wiring.Component):
             self.idle.eq(~bus.arvalid & (outstanding == 0) & ~valid),
         ]
 
-        outside = pending & ~inside & ~self.halt & ~failed
-        missed = outside & (chosen_id != readers.DESCRIPTOR)
+        missed = refused & (bus.arid != readers.DESCRIPTOR)
         m.d.comb += [
-            self.fetch_missed.eq(outside & (chosen_id == readers.DESCRIPTOR)),
-            self.missed_slot.eq(chosen.position),
+            self.fetch_missed.eq(refused & (bus.arid == readers.DESCRIPTOR)),
+            self.missed_slot.eq(position),
             self.fetch_resp.eq(resp),
         ]
         with m.If(missed):
@@ -182,7 +202,7 @@ class ReadPort(wiring.Component):
             m.d.comb += [
                 self.error.valid.eq(1),
                 self.error.code.eq(ErrorCode.READ_RESPONSE),
-                self.error.position.eq(select([rid == reader for reader in readers], received)),
+                self.error.position.eq(received),
                 self.error.slot.eq(0),
                 self.error.value.eq(resp),
                 self.error.limit.eq(rid),
@@ -191,8 +211,8 @@ class ReadPort(wiring.Component):
             m.d.comb += [
                 self.error.valid.eq(missed),
                 self.error.code.eq(ErrorCode.WINDOW_READ),
-                self.error.position.eq(chosen.position),
-                self.error.value.eq(chosen.address),
-                self.error.limit.eq(chosen_id),
+                self.error.position.eq(position),
+                self.error.value.eq(bus.araddr),
+                self.error.limit.eq(bus.arid),
             ]
         return m

@@ -1,10 +1,11 @@
 """Reducer: sums the rows of a segment in binary32, one beat a cycle, whatever the adder's latency.
 
 The eight partial sums of docs/numerics.md make it so. Row i goes to partial i mod 8, so a partial
-is needed again eight rows later, when its sum has long come back from the adder. The partials of
+is needed again eight rows later, when its sum has come back from the adder. The partials of
 a finished segment are combined by a cascade of three levels, each with its own adder: a level
 keeps the first row of a pair and adds the second to it. Nothing is ever scheduled, and no segment
-waits for another. Source: this project; the rule of the sum is the contract with the golden model.
+waits for another. Between each memory and its adder stands a register: the output of a block RAM
+comes late. Source: this project; the rule of the sum is the contract with the golden model.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -18,6 +19,9 @@ from .queue import Queue
 from .types import reduce_beat, reduce_job, token
 
 __all__ = ["Accumulator", "Combiner", "Reducer"]
+
+#: Cycles between two rows of the same partial sum, at the least.
+ROWS_BETWEEN = 8
 
 
 def _lane_adders(m, config, a, b, pass_a):
@@ -48,7 +52,8 @@ class Accumulator(wiring.Component):
     o_valid, o_beat, o_data : Out
         Beats of finished partials.
 
-    Timing: add_stages + 1 cycles; one beat per cycle.
+    Timing: add_stages + 2 cycles; one beat per cycle. A partial sum is in the memory add_stages + 3
+    cycles after its row came in, or (6 stages) is passed around it: eight cycles are enough.
     Reset: drops what is inside.
     Resources: 8 × row_beats_max beats of memory, one adder per lane.
     """
@@ -66,19 +71,26 @@ class Accumulator(wiring.Component):
         """Read the partial, add, write it back."""
         m = Module()
         config = self.config
-        stages = config.add_stages
+        latency = config.add_stages + 2
+        # The row that needs the partial comes eight cycles later at the least. Of seven stages and
+        # one the last still stands at the memory's input then.
+        around = latency == ROWS_BETWEEN
         m.submodules.partials = partials = Memory(
             shape=config.data_width, depth=8 << config.derived.col_width, init=[])
-        read = partials.read_port()
         write = partials.write_port()
+        read = partials.read_port(transparent_for=(write,) if around else ())
 
         m.d.comb += read.addr.eq(Cat(self.beat.col, self.beat.node))
-        sums = _lane_adders(m, config, delay(m, self.data, 1, "data"), read.data,
-                            delay(m, self.first, 1, "first"))
-        valid = Signal(stages + 1)
+        sums = _lane_adders(m, config, delay(m, self.data, 2, "data"),
+                            delay(m, read.data, 1, "partial"), delay(m, self.first, 2, "first"))
+        valid = Signal(latency)
         m.d.sync += valid.eq(Cat(self.valid, valid))
-        beat = delay(m, self.beat, stages + 1, "beat")
-        final = delay(m, self.final, stages + 1, "final")
+        beat = delay(m, self.beat, latency, "beat")
+        final = delay(m, self.final, latency, "final")
+        if not around:
+            # Nothing is lost: what is read while it is written is not needed. Yosys sees that the
+            # two never meet, and adds no logic for it.
+            m.d.comb += read.en.eq(~write.en | (read.addr != write.addr))
         m.d.comb += [
             write.addr.eq(Cat(beat.col, beat.node)),
             write.data.eq(sums),
@@ -109,7 +121,7 @@ class Combiner(wiring.Component):
     o_valid, o_beat, o_data : Out
         A beat of its parent.
 
-    Timing: add_stages + 1 cycles from the pair's second row; one beat per cycle.
+    Timing: add_stages + 2 cycles from the pair's second row; one beat per cycle.
     Reset: drops what is inside.
     Resources: (4 >> level) × row_beats_max beats of memory, one adder per lane.
     """
@@ -127,7 +139,7 @@ class Combiner(wiring.Component):
         """Keep the first of a pair, add the second to it."""
         m = Module()
         config, level = self.config, self.level
-        stages = config.add_stages
+        latency = config.add_stages + 2
         pair_bits = 2 - level
         m.submodules.waiting = waiting = Memory(
             shape=config.data_width, depth=1 << (config.derived.col_width + pair_bits), init=[])
@@ -145,15 +157,16 @@ class Combiner(wiring.Component):
             write.addr.eq(address),
             write.data.eq(self.data),
             write.en.eq(self.valid & ~second & ~single),
+            read.en.eq(second),  # never what is being written: no logic for that
         ]
         with m.If(self.valid & self.beat.last_col & ~single):
             m.d.sync += second.eq(~second)
 
-        sums = _lane_adders(m, config, delay(m, self.data, 1, "data"), read.data,
-                            delay(m, single, 1, "single"))
-        valid = Signal(stages + 1)
+        sums = _lane_adders(m, config, delay(m, self.data, 2, "data"),
+                            delay(m, read.data, 1, "first"), delay(m, single, 2, "single"))
+        valid = Signal(latency)
         m.d.sync += valid.eq(Cat(self.valid & (second | single), valid))
-        beat = delay(m, self.beat, stages + 1, "beat")
+        beat = delay(m, self.beat, latency, "beat")
         m.d.comb += [
             self.o_valid.eq(valid[-1]),
             self.o_beat.eq(beat),
@@ -186,7 +199,7 @@ class Reducer(wiring.Component):
         Pulse: a segment's last beat went in.
 
     Timing: one beat per cycle, without a gap between rows or segments of any length; the end of a
-    descriptor takes one cycle. mul_stages + 4 × (add_stages + 1) + 3 cycles from a segment's last
+    descriptor takes one cycle. mul_stages + 4 × (add_stages + 2) + 3 cycles from a segment's last
     row to its sum. A beat that completes a sum goes in only when the output has room for it.
     Reset: drops what is inside.   Errors: none.
     Resources: one multiplier and 4 adders per lane; 15 × row_beats_max + output_beats beats of
@@ -208,7 +221,7 @@ class Reducer(wiring.Component):
     @property
     def latency(self):
         """Cycles from a segment's last beat at the input to the same beat in the output queue."""
-        return self.config.mul_stages + 4 * (self.config.add_stages + 1) + 1
+        return self.config.mul_stages + 4 * (self.config.add_stages + 2) + 1
 
     @property
     def output_beats(self):
@@ -228,13 +241,17 @@ class Reducer(wiring.Component):
         m.submodules.output = output = Queue(config.data_width, self.output_beats + 1)
         connect(m, output.o, flipped(self.o))
 
-        # Input: one token for the beats of one row.
+        # Input: one token for the beats of one row. What can be known a cycle before is: whether
+        # there is room, and whether the next beat is its row's last.
         credit = Signal(range(self.output_beats + 1), init=self.output_beats)
+        room = Signal(init=1)  # credit is not 0
         col = Signal(derived.col_width)
+        more, then_last = Signal(), Signal()  # col is not 0; if so, whether it is the last
+        row_beats = self.job.payload.row_beats
         tok = self.tokens.payload
-        last_col = (col + 1) == self.job.payload.row_beats
+        last_col = Mux(more, then_last, row_beats == 1)
         has_beat = tok.empty | self.rows.valid
-        has_room = ~tok.last | (credit != 0)
+        has_room = ~tok.last | room
         ready = self.job.valid & self.tokens.valid & ~tok.end
         go = Signal()
         m.d.comb += [
@@ -246,9 +263,16 @@ class Reducer(wiring.Component):
             self.segment_done.eq(go & tok.last & last_col),
         ]
         with m.If(go):
-            m.d.sync += col.eq(Mux(last_col, 0, col + 1))
+            m.d.sync += [
+                col.eq(Mux(last_col, 0, col + 1)),
+                more.eq(~last_col),
+                then_last.eq(col + 2 == row_beats),
+            ]
         claimed = go & tok.last
-        m.d.sync += credit.eq(credit - claimed + (self.o.valid & self.o.ready))
+        returned = self.o.valid & self.o.ready
+        with m.If(claimed ^ returned):
+            m.d.sync += credit.eq(credit + Cat(1, claimed.replicate(len(credit) - 1)))
+        m.d.sync += room.eq(returned | (room & ~(claimed & (credit == 1))))
 
         # One register in front of the pipeline.
         layout = reduce_beat(derived)

@@ -1,7 +1,7 @@
 """From row numbers to bursts: count, bounds check, address, burst splitter."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .registers import ErrorCode
@@ -76,7 +76,8 @@ class RowAddresser(wiring.Component):
     error : Out(error_record())
         The first bad row number.
 
-    Timing: four cycles; one row per cycle; four idle cycles between descriptors.
+    Timing: five cycles; one row per cycle; six idle cycles between descriptors. i.ready does not
+    depend on i or on o.ready.
     Reset: forgets all rows.
     Resources: one COUNT_WIDTH × 16-bit multiplier with registers on both sides.
     """
@@ -94,69 +95,93 @@ class RowAddresser(wiring.Component):
         })
 
     def elaborate(self, platform):
-        """Four registers: checked, multiplied, multiplied (for the DSP's output), added."""
+        """Five registers: held, checked, multiplied in halves, their sum, the base added."""
         m = Module()
         beat_log2 = self.config.derived.beat_bytes_log2
         job = self.job.payload
-        number = self.i.payload.number
 
         ending = Signal()  # the end is on its way: the job's registers must not change before
         failed = Signal()
         started = Signal()
         previous = Signal(COUNT_WIDTH)
-        out_of_range = (number[COUNT_WIDTH:] != 0) | (number[:COUNT_WIDTH] >= job.n_rows)
-        not_increasing = job.increasing & started & (number[:COUNT_WIDTH] <= previous)
-        bad = ~self.i.payload.end & (out_of_range | not_increasing)
 
+        # All stages move together. Where the consumer waits, what leaves them waits beside them,
+        # so that no stage depends on the consumer's ready.
         stages = 4
+        held = Signal(row_request())
+        held_valid = Signal()
         valid = [Signal(name=f"valid_{n}") for n in range(stages)]
         position = [Signal(COUNT_WIDTH, name=f"position_{n}") for n in range(stages)]
         end = [Signal(name=f"end_{n}") for n in range(stages)]
         checked = Signal(COUNT_WIDTH)
-        product = [Signal(COUNT_WIDTH + len(job.stride_beats), name=f"product_{n}")
-                   for n in range(2)]
+        # Halves of the product, each of one of the FPGA's multipliers; then their sum.
+        half = COUNT_WIDTH // 2
+        low, high = (Signal(half + len(job.stride_beats), name=name) for name in ("low", "high"))
+        product = Signal(COUNT_WIDTH + len(job.stride_beats))
         address = Signal(64 - beat_log2)
+        layout = data.StructLayout(
+            {"address": len(address), "position": COUNT_WIDTH, "end": 1})
+        last, aside, leaving = Signal(layout), Signal(layout), Signal(layout)
+        aside_valid = Signal()
+        advance = ~aside_valid
 
-        advance = Signal()  # all stages move together; the last one waits for the consumer
+        # The check of what is held.
+        number = held.number
+        out_of_range = (number[COUNT_WIDTH:] != 0) | (number[:COUNT_WIDTH] >= job.n_rows)
+        not_increasing = job.increasing & started & (number[:COUNT_WIDTH] <= previous)
+        bad = held_valid & ~held.end & (out_of_range | not_increasing)
         accept = self.job.valid & ~ending & ~failed
-        leaving_end = valid[-1] & end[-1]
-        drop = leaving_end & (not self.pass_end)
         m.d.comb += [
-            advance.eq(~valid[-1] | self.o.ready | drop),
-            self.i.ready.eq(advance & accept & ~bad),
-            self.error.valid.eq(self.i.valid & accept & bad),
+            self.i.ready.eq(advance & accept),
+            self.error.valid.eq(bad & ~failed),
             self.error.slot.eq(job.slot),
             self.error.code.eq(Mux(out_of_range, self.range_code, ErrorCode.TARGET_ORDER)),
-            self.error.position.eq(self.i.payload.position),
+            self.error.position.eq(held.position),
             self.error.value.eq(number),
             self.error.limit.eq(Mux(out_of_range, job.n_rows, previous)),
-            self.o.valid.eq(valid[-1] & ~drop),
-            self.o.payload.address.eq(Cat(Const(0, beat_log2), address)),
-            self.o.payload.beats.eq(job.row_beats),
-            self.o.payload.position.eq(position[-1]),
-            self.o.payload.read.eq(job.read),
-            self.o.payload.end.eq(end[-1]),
-            self.job.ready.eq(leaving_end & advance),
         ]
-        with m.If(self.error.valid):
+        with m.If(bad):
             m.d.sync += failed.eq(1)
         with m.If(advance):
             m.d.sync += [
-                valid[0].eq(self.i.valid & accept & ~bad),
-                position[0].eq(self.i.payload.position),
-                end[0].eq(self.i.payload.end),
+                held_valid.eq(self.i.valid & accept),
+                held.eq(self.i.payload),
+                valid[0].eq(held_valid & ~bad & ~failed),
+                position[0].eq(held.position),
+                end[0].eq(held.end),
                 checked.eq(number[:COUNT_WIDTH]),
-                product[0].eq(checked * job.stride_beats),
-                product[1].eq(product[0]),
-                address.eq(job.base[beat_log2:] + product[1]),
+                low.eq(checked[:half] * job.stride_beats),
+                high.eq(checked[half:] * job.stride_beats),
+                product.eq(low + (high << half)),
+                address.eq(job.base[beat_log2:] + product),
             ]
             for n in range(1, stages):
                 m.d.sync += [valid[n].eq(valid[n - 1]), position[n].eq(position[n - 1]),
                              end[n].eq(end[n - 1])]
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [previous.eq(number[:COUNT_WIDTH]), started.eq(1)]
-            with m.If(self.i.payload.end):
+            with m.If(held_valid):
+                m.d.sync += [previous.eq(number[:COUNT_WIDTH]), started.eq(1)]
+            with m.If(self.i.valid & accept & self.i.payload.end):
                 m.d.sync += ending.eq(1)
+
+        # Output.
+        out_valid = valid[-1] | aside_valid
+        drop = leaving.end & (not self.pass_end)
+        taken = self.o.ready | drop
+        m.d.comb += [
+            last.address.eq(address), last.position.eq(position[-1]), last.end.eq(end[-1]),
+            leaving.eq(Mux(aside_valid, aside, last)),
+            self.o.valid.eq(out_valid & ~drop),
+            self.o.payload.address.eq(Cat(Const(0, beat_log2), leaving.address)),
+            self.o.payload.beats.eq(job.row_beats),
+            self.o.payload.position.eq(leaving.position),
+            self.o.payload.read.eq(job.read),
+            self.o.payload.end.eq(leaving.end),
+        ]
+        # The job ends a cycle after its end has left: its queue does not wait for the consumer.
+        m.d.sync += self.job.ready.eq(out_valid & leaving.end & taken)
+        m.d.sync += aside_valid.eq(out_valid & ~taken)
+        with m.If(advance):
+            m.d.sync += aside.eq(last)
         with m.If(self.job.ready):
             m.d.sync += [ending.eq(0), started.eq(0)]
         return m
@@ -192,27 +217,33 @@ class BurstSplitter(wiring.Component):
         block_log2 = self.config.burst_beats_max.bit_length() - 1
         active = Signal()
         end = Signal()
-        address = Signal(64 - beat_log2)
+        base = Signal(64 - beat_log2)
+        # Blocks of the longest burst between the row's first one and this burst's.
+        blocks_max = -(-derived.row_beats_max >> block_log2)
+        block_number = Signal(range(blocks_max + 1))
+        start = Signal(block_log2)            # in its block
+        to_boundary = Signal(block_log2 + 1)  # beats from there to the next block
         remaining = Signal(derived.row_beats_width)
         position = Signal(COUNT_WIDTH)
 
-        to_boundary = Signal(block_log2 + 1)
-        m.d.comb += to_boundary.eq((1 << block_log2) - address[:block_log2])
+        first_beat = self.i.payload.address[beat_log2:]
         fits = remaining <= to_boundary
         out_free = ~self.o.valid | self.o.ready
         m.d.comb += self.i.ready.eq(~active | (out_free & fits))
         with m.If(out_free):
             m.d.sync += [
                 self.o.valid.eq(active),
-                self.o.payload.address.eq(Cat(Const(0, beat_log2), address)),
+                self.o.payload.address.eq(Cat(
+                    Const(0, beat_log2), start, base[block_log2:] + block_number)),
                 self.o.payload.beats.eq(Mux(fits, remaining, to_boundary)),
                 self.o.payload.position.eq(position),
                 self.o.payload.end.eq(end),
             ]
             with m.If(active):
                 m.d.sync += [
-                    address[:block_log2].eq(0),
-                    address[block_log2:].eq(address[block_log2:] + 1),
+                    block_number.eq(block_number + 1),
+                    start.eq(0),
+                    to_boundary.eq(1 << block_log2),
                     remaining.eq(remaining - to_boundary),
                     active.eq(~fits),
                 ]
@@ -220,7 +251,10 @@ class BurstSplitter(wiring.Component):
             m.d.sync += [
                 active.eq(1),
                 end.eq(self.i.payload.end),
-                address.eq(self.i.payload.address[beat_log2:]),
+                base.eq(first_beat),
+                block_number.eq(0),
+                start.eq(first_beat[:block_log2]),
+                to_boundary.eq((1 << block_log2) - first_beat[:block_log2]),
                 remaining.eq(Mux(self.i.payload.end, 0, self.i.payload.beats)),
                 position.eq(self.i.payload.position),
             ]

@@ -2,8 +2,9 @@
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
+from .queue import Queue
 from .registers import ErrorCode
 from .types import COUNT_WIDTH, error_record, row_request, segment, segment_job, token, walk_job
 
@@ -30,7 +31,7 @@ class SegmentLengths(wiring.Component):
     busy : Out(1)
         A job is in work.
 
-    Timing: one length per cycle, one cycle behind its offset.
+    Timing: one length per cycle, three cycles behind its offset; two idle cycles between jobs.
     Reset: forgets the job.
     """
 
@@ -44,59 +45,61 @@ class SegmentLengths(wiring.Component):
         })
 
     def elaborate(self, platform):
-        """One register behind the subtraction."""
+        """A register in front of the check, a queue behind it."""
         m = Module()
         job = self.job.payload
-        started = Signal()    # offsets[0] has been seen
-        count = Signal(COUNT_WIDTH)  # segments made
-        previous = Signal(COUNT_WIDTH)
+        m.submodules.queue = queue = Queue(segment(), 3)
+        connect(m, queue.o, flipped(self.o))
         failed = Signal()
+        advance = queue.i.ready
 
-        out_free = ~self.o.valid | self.o.ready
-        finished = (count == job.n_segments) & (job.unit | started)
-        offset = self.offsets.payload
-        first_bad = ~started & (offset != 0)
-        order_bad = started & (offset[63] | (offset[COUNT_WIDTH:] == 0)) \
-            & (offset[63] | (offset[:COUNT_WIDTH] < previous))
-        range_bad = (offset[COUNT_WIDTH:] != 0) | (offset[:COUNT_WIDTH] > job.n_lookups)
-        bad = first_bad | order_bad | range_bad
-        take = self.job.valid & ~job.unit & ~finished & out_free & ~failed
+        # A job has one offset more than segments. Where it is `unit` they are only counted.
+        count = Signal(COUNT_WIDTH + 1)
+        all_taken = Signal()
+        take = self.job.valid & ~all_taken & ~failed & advance
+        accept = take & (job.unit | self.offsets.valid)
+        m.d.comb += self.offsets.ready.eq(take & ~job.unit)
+        held_valid, held_first = Signal(), Signal()
+        held, position = Signal(64), Signal(COUNT_WIDTH)
+        negative, high = held[-1], Signal()  # high: held[COUNT_WIDTH:] is not 0
+        low = held[:COUNT_WIDTH]
+        with m.If(advance):
+            m.d.sync += [
+                held_valid.eq(accept), held_first.eq(count == 0),
+                held.eq(self.offsets.payload), position.eq(count),
+                high.eq(self.offsets.payload[COUNT_WIDTH:].any()),
+            ]
+        with m.If(accept):
+            m.d.sync += [count.eq(count + 1), all_taken.eq(count == job.n_segments)]
+
+        # The check.
+        previous = Signal(COUNT_WIDTH)
+        first_bad = held_first & (high | low.any())
+        order_bad = ~held_first & (negative | ~high) & (negative | (low < previous))
+        range_bad = high | (low > job.n_lookups)
+        bad = held_valid & ~job.unit & (first_bad | order_bad | range_bad)
+        end = all_taken & ~held_valid & self.job.valid & ~failed
         m.d.comb += [
-            self.offsets.ready.eq(take),
-            self.busy.eq(self.job.valid | self.o.valid),
+            queue.i.valid.eq((held_valid & ~held_first & ~bad & ~failed) | end),
+            queue.i.payload.end.eq(end),
+            queue.i.payload.length.eq(Mux(end, 0, Mux(job.unit, 1, low - previous))),
+            self.job.ready.eq(end & advance),
+            self.busy.eq(self.job.valid | (queue.level != 0)),
             self.error.slot.eq(job.slot),
-            self.error.position.eq(count + started),
-            self.error.value.eq(offset),
+            self.error.position.eq(position),
+            self.error.value.eq(held),
             self.error.limit.eq(Mux(first_bad, 0, Mux(order_bad, previous, job.n_lookups))),
             self.error.code.eq(Mux(first_bad, ErrorCode.OFFSET_FIRST,
                                    Mux(order_bad, ErrorCode.OFFSET_ORDER,
                                        ErrorCode.OFFSET_RANGE))),
-            self.error.valid.eq(take & self.offsets.valid & bad),
+            self.error.valid.eq(bad & ~failed),
         ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(self.job.valid & out_free & ~failed):
-            with m.If(finished):
-                m.d.comb += self.job.ready.eq(1)
-                m.d.sync += [
-                    self.o.valid.eq(1), self.o.payload.end.eq(1), self.o.payload.length.eq(0),
-                    started.eq(0), count.eq(0), previous.eq(0),
-                ]
-            with m.Elif(job.unit):
-                m.d.sync += [
-                    self.o.valid.eq(1), self.o.payload.end.eq(0), self.o.payload.length.eq(1),
-                    count.eq(count + 1),
-                ]
-            with m.Elif(self.offsets.valid):
-                m.d.sync += [
-                    started.eq(1),
-                    previous.eq(offset[:COUNT_WIDTH]),
-                    failed.eq(bad),
-                    self.o.payload.end.eq(0),
-                    self.o.payload.length.eq(offset[:COUNT_WIDTH] - previous),
-                ]
-                with m.If(started & ~bad):
-                    m.d.sync += [self.o.valid.eq(1), count.eq(count + 1)]
+        with m.If(bad):
+            m.d.sync += failed.eq(1)
+        with m.If(advance & held_valid):
+            m.d.sync += previous.eq(low)
+        with m.If(self.job.ready):
+            m.d.sync += [count.eq(0), all_taken.eq(0)]
         return m
 
 
@@ -156,8 +159,9 @@ class SegmentWalker(wiring.Component):
         leaf = Signal(3)
         first = Signal()      # row number < 8
         top_leaf = Signal(3)
-        position = Signal(COUNT_WIDTH)
-        unused = self.job.payload.n_lookups != position
+        # Indices taken, and one more; so whether any is left is known when the end comes.
+        position, position_1 = Signal(COUNT_WIDTH), Signal(COUNT_WIDTH, init=1)
+        unused = Signal()
         weighted = self.job.payload.weighted
         has_index = self.indices.valid & (self.weights.valid | ~weighted)
         take_index = Signal()
@@ -208,10 +212,13 @@ class SegmentWalker(wiring.Component):
             ]
             with m.If(leaf == 7):
                 m.d.sync += first.eq(0)
-        with m.If(self.indices.valid & self.indices.ready):
-            m.d.sync += position.eq(position + 1)
+        n_lookups = self.job.payload.n_lookups
+        taken = self.indices.valid & self.indices.ready
+        m.d.sync += unused.eq(Mux(taken, position_1 != n_lookups, position != n_lookups))
+        with m.If(taken):
+            m.d.sync += [position.eq(position_1), position_1.eq(position_1 + 1)]
         with m.If(self.job.ready & self.job.valid):
-            m.d.sync += position.eq(0)
+            m.d.sync += [position.eq(0), position_1.eq(1)]
         with m.If(done):
             m.d.sync += active.eq(0)
         length = self.segments.payload.length

@@ -131,18 +131,21 @@ class Sequencer(wiring.Component):
         word = Signal(8 * DESCRIPTOR_BYTES, reset_less=True)
         fields = {field.name: word[field.lsb:field.lsb + field.width] for field in FIELDS}
         slot = self.slot
+        next_slot = Signal(SLOT_WIDTH)
         slot_mask = Signal(SLOT_WIDTH)
         received = Signal(range(DESCRIPTOR_BYTES // derived.beat_bytes))
-        in_flight = Signal(range(config.descriptors_in_flight + 1))
-        m.d.comb += slot_mask.eq((1 << self.ring_size_log2) - 1)
+        in_flight = Signal(range(config.descriptors_in_flight + 1))  # highest bit: all of them
+        # The ring's size changes only while it is not in use.
+        m.d.sync += slot_mask.eq((1 << self.ring_size_log2) - 1)
+        m.d.comb += next_slot.eq((slot + 1) & slot_mask)
 
         # Check: one flag per rule, in the order of the fields.
         rules = self._rules(fields)
         bad = Signal(len(rules))
-        first_bad = Signal(range(len(rules)))
+        first_bad = Signal(range(len(rules)))  # a cycle behind `bad`
         for n in reversed(range(len(rules))):
             with m.If(bad[n]):
-                m.d.comb += first_bad.eq(n)
+                m.d.sync += first_bad.eq(n)
         with m.Switch(first_bad):
             for n, (name, _, limit) in enumerate(rules):
                 with m.Case(n):
@@ -154,9 +157,9 @@ class Sequencer(wiring.Component):
         fault = Signal(data.StructLayout(
             {"valid": 1, "missed": 1, "resp": 2, "position": SLOT_WIDTH}))
         m.d.comb += [self.error.code.eq(ErrorCode.DESCRIPTOR), self.error.slot.eq(slot)]
-        counted_bad = Signal()  # more segments than n_segments
+        excess = Signal()  # more segments than n_segments
         counted = Signal(COUNT_WIDTH)
-        with m.If(counted_bad):
+        with m.If(excess):
             m.d.comb += [
                 self.error.code.eq(ErrorCode.SEGMENT_COUNT),
                 self.error.position.eq(0),
@@ -214,7 +217,8 @@ class Sequencer(wiring.Component):
         m.d.comb += queues["count_job"].i.payload.eq(fields["n_segments"])
         # A queue may still hold its part of a descriptor that completed a moment ago.
         issue = Signal()
-        room = Cat(queue.i.ready for queue in queues.values()).all()
+        room = Signal()  # as it was a cycle ago, and nothing has been issued since
+        m.d.sync += room.eq(Cat(queue.i.ready for queue in queues.values()).all())
         wanted = {"offset_job": ~unit, "weight_job": fields["weighted"],
                   "scale_job": fields["scaled"]}
         for name, queue in queues.items():
@@ -244,7 +248,8 @@ class Sequencer(wiring.Component):
             m.d.sync += [self.head.eq((self.head + 1) & slot_mask), self.count.eq(self.count + 1)]
 
         # The number of segments in memory replaces the field, once.
-        behind = (self.other_completed - fields["wait_count"])[15]
+        behind = Signal()
+        m.d.sync += behind.eq((self.other_completed - fields["wait_count"])[15])
         replaced = Signal()
         lane = fields["count_base"][2:beat_log2]
         m.d.comb += [
@@ -254,11 +259,17 @@ class Sequencer(wiring.Component):
         ]
         n_segments = next(field for field in FIELDS if field.name == "n_segments")
 
+        # Whether the fetch of this slot missed: known a cycle later, long before what is behind it
+        # can come.
+        missed_here = Signal()
+        m.d.sync += missed_here.eq(fetcher.missed.valid & Mux(
+            issue, fetcher.missed.slot == next_slot, fetcher.missed.slot == slot))
+
         failed = Signal()
         m.d.comb += fetcher.enable.eq(self.enable & ~self.halt & ~failed)
         with m.FSM(name="state") as fsm:
             with m.State("RECEIVE"):
-                with m.If(fetcher.missed.valid & (fetcher.missed.slot == slot)):
+                with m.If(missed_here):
                     m.d.sync += [fault.valid.eq(1), fault.missed.eq(1), fault.position.eq(slot)]
                     m.next = "ISSUE"
                 with m.Elif(fetcher.o.valid):
@@ -280,17 +291,14 @@ class Sequencer(wiring.Component):
             with m.State("ISSUE"):
                 alone = in_flight == 0
                 with m.If(fault.valid | bad.any()):
-                    m.d.comb += self.error.valid.eq(alone & ~failed)
-                    with m.If(alone):
-                        m.d.sync += failed.eq(1)
+                    m.next = "REFUSE"
                 with m.Elif(~self.halt & room & ~(fields["waits"] & behind) & (
-                        alone | (fields["relaxed"]
-                                 & (in_flight != config.descriptors_in_flight)))):
+                        alone | (fields["relaxed"] & ~in_flight[-1]))):
                     with m.If(fields["counted"] & ~replaced):
                         m.next = "ASK"
                     with m.Else():
                         m.d.comb += issue.eq(1)
-                        m.d.sync += [slot.eq((slot + 1) & slot_mask), replaced.eq(0)]
+                        m.d.sync += [slot.eq(next_slot), replaced.eq(0)]
                         m.next = "RECEIVE"
             with m.State("ASK"):
                 m.d.comb += self.count_fetch.valid.eq(1)
@@ -302,14 +310,18 @@ class Sequencer(wiring.Component):
                     m.next = "COUNTED"
             with m.State("COUNTED"):
                 with m.If(counted > fields["n_segments"]):
-                    m.d.comb += [counted_bad.eq(1), self.error.valid.eq(~failed)]
-                    m.d.sync += failed.eq(1)
+                    m.d.sync += excess.eq(1)
+                    m.next = "REFUSE"
                 with m.Else():
                     m.d.sync += [
                         word[n_segments.lsb:n_segments.lsb + n_segments.width].eq(counted),
                         replaced.eq(1),
                     ]
                     m.next = "ISSUE"
+            with m.State("REFUSE"):
+                m.d.comb += self.error.valid.eq((in_flight == 0) & ~failed)
+                with m.If(in_flight == 0):
+                    m.d.sync += failed.eq(1)
         m.d.comb += [
             self.in_flight.eq(in_flight != 0),
             self.busy.eq(~fsm.ongoing("RECEIVE") | self.in_flight | fetcher.busy),

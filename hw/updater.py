@@ -20,7 +20,7 @@ class Updater(wiring.Component):
     Members
     -------
     job : In(stream.Signature(update_job()))
-        Held until its last beat has gone in.
+        Taken with the last beat of the one before it.
     sums : In(stream.Signature(data_width))
         g: the reduced rows.
     scales : In(stream.Signature(64))
@@ -53,30 +53,54 @@ class Updater(wiring.Component):
         """Free-running arithmetic between two queues, with room reserved in the second."""
         m = Module()
         config, derived = self.config, self.config.derived
-        job = self.job.payload
         depth = config.write_buffer_beats
         m.submodules.output = output = Queue(config.data_width, depth + 1)
         connect(m, output.o, flipped(self.o))
 
+        # The job in work, in registers. What can be known a cycle before is: whether there is
+        # room, whether the next beat is its row's last, and that row the last.
+        job, job_valid = Signal(update_job(derived)), Signal()
+        empty, last_row, single = Signal(), Signal(), Signal()
+        finished = Signal()
         credit = Signal(range(depth + 1), init=depth)
+        room = Signal(init=1)  # credit is not 0
         col = Signal(derived.row_beats_width)
-        row = Signal(COUNT_WIDTH)
-        last_col = (col + 1) == job.row_beats
-        last_row = (row + 1) == job.n_segments
-        ready = self.job.valid & (job.n_segments != 0) & (credit != 0)
+        more, then_last = Signal(), Signal()  # col is not 0; if so, whether it is the last
+        next_row = Signal(COUNT_WIDTH)        # counted from 1
+        last_col = Mux(more, then_last, single)
+        ready = job_valid & ~empty & room
         has_operand = (self.old.valid | ~job.update) & (self.scales.valid | ~job.scaled)
         go = ready & self.sums.valid & has_operand
         m.d.comb += [
             self.sums.ready.eq(ready & has_operand),
             self.old.ready.eq(ready & job.update & self.sums.valid),
             self.scales.ready.eq(go & job.scaled & last_col),
-            self.job.ready.eq((job.n_segments == 0) | (go & last_col & last_row)),
+            finished.eq(empty | (go & last_col & last_row)),
+            self.job.ready.eq(~job_valid | finished),
         ]
         with m.If(go):
-            m.d.sync += col.eq(col + 1)
+            m.d.sync += [
+                col.eq(col + 1),
+                more.eq(~last_col),
+                then_last.eq(col + 2 == job.row_beats),
+            ]
             with m.If(last_col):
-                m.d.sync += [col.eq(0), row.eq(Mux(last_row, 0, row + 1))]
-        m.d.sync += credit.eq(credit - go + (self.o.valid & self.o.ready))
+                m.d.sync += [
+                    col.eq(0), next_row.eq(next_row + 1), last_row.eq(next_row == job.n_segments)]
+        with m.If(self.job.ready):
+            following = self.job.payload
+            m.d.sync += [
+                job_valid.eq(self.job.valid),
+                job.eq(following),
+                empty.eq(following.n_segments == 0),
+                single.eq(following.row_beats == 1),
+                last_row.eq(following.n_segments == 1),
+                next_row.eq(2),
+            ]
+        returned = self.o.valid & self.o.ready
+        with m.If(go ^ returned):
+            m.d.sync += credit.eq(credit + Cat(1, go.replicate(len(credit) - 1)))
+        m.d.sync += room.eq(returned | (room & ~(go & (credit == 1))))
 
         # w, or g where nothing is updated, waits beside the multiplier and passes the subtractor.
         valid = Signal(1 + config.mul_stages + config.add_stages)

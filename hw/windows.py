@@ -6,7 +6,7 @@ from amaranth.lib import data
 from .config import PAGE_BYTES
 from .registers import N_WINDOWS
 
-__all__ = ["PAGE_LOG2", "allowed", "windows_layout"]
+__all__ = ["PAGE_LOG2", "allowed", "matches", "windows_layout"]
 
 PAGE_LOG2 = PAGE_BYTES.bit_length() - 1
 
@@ -18,11 +18,16 @@ def windows_layout():
         {"base": page, "limit": page, "read": 1, "write": 1}), N_WINDOWS)
 
 
-def allowed(windows, address, kind):
-    """Return whether a burst at ``address`` is inside a window that allows ``kind``.
+def matches(windows, address, kind):
+    """Return one bit for each window: whether a burst at ``address`` is inside it, and allowed.
 
     A burst never crosses a page, so one comparison of page numbers covers all of its bytes.
     """
     page = address[PAGE_LOG2:]
     return Cat((page >= windows[n].base) & (page <= windows[n].limit) & windows[n][kind]
-               for n in range(N_WINDOWS)).any()
+               for n in range(N_WINDOWS))
+
+
+def allowed(windows, address, kind):
+    """Return whether a burst at ``address`` is inside a window that allows ``kind``."""
+    return matches(windows, address, kind).any()

@@ -2,13 +2,13 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .axi import BURST_INCR, axi4_signature
 from .queue import Queue
-from .registers import ErrorCode
+from .registers import N_WINDOWS, ErrorCode
 from .types import COUNT_WIDTH, burst, error_record, strobed_beat
-from .windows import allowed, windows_layout
+from .windows import matches, windows_layout
 
 __all__ = ["WritePort"]
 
@@ -47,7 +47,7 @@ class WritePort(wiring.Component):
         Nothing on AW or W, nothing unanswered.
     bus : AXI4 write channels as members named like the ports (aw*, w*, b*).
 
-    Timing: a burst needs two cycles to AW; one burst and one beat a cycle.
+    Timing: a burst needs four cycles to AW; one burst and one beat a cycle.
     Reset: only while idle.
     """
 
@@ -76,37 +76,50 @@ class WritePort(wiring.Component):
         config, derived = self.config, self.config.derived
         bus = self.bus
 
-        chosen = Signal(burst(derived))
-        pending = Signal()
-        take = Signal()   # `pending` is announced
-        retire = Signal()  # `pending` was an end
-        m.d.comb += self.bursts.ready.eq(~pending | take | retire)
-        with m.If(self.bursts.ready):
-            m.d.sync += [pending.eq(self.bursts.valid), chosen.eq(self.bursts.payload)]
+        # The burst that the windows are compared with, and the one that waits for its data with
+        # the answer.
+        # In front of them a queue, so that nothing there waits for the bus in the same cycle.
+        m.submodules.queue = queue = Queue(burst(derived), 3)
+        connect(m, flipped(self.bursts), queue.i)
+        chosen, checked = Signal(burst(derived)), Signal(burst(derived))
+        pending, inside = Signal(), Signal(N_WINDOWS)
+        take = Signal()   # `checked` is announced
+        retire = Signal()  # `checked` was an end
+        free = ~pending | take | retire
+        m.d.comb += [queue.o.ready.eq(free), chosen.eq(queue.o.payload)]
+        with m.If(free):
+            m.d.sync += [pending.eq(queue.o.valid), checked.eq(chosen),
+                         inside.eq(matches(self.windows, chosen.address, "write"))]
 
         # Beats in the data queue that no announced burst has claimed.
         unclaimed = Signal(range(config.write_buffer_beats + 1))
-        has_data = unclaimed >= chosen.beats
-        m.d.sync += unclaimed.eq(unclaimed + self.pushed - Mux(take, chosen.beats, 0))
+        # The burst claims its own as it comes, or later, before it is announced.
+        has_data = Signal()
+        comes = queue.o.valid & ~chosen.end & (unclaimed >= chosen.beats)
+        later = pending & ~checked.end & ~has_data & (unclaimed >= checked.beats)
+        claim = Mux(free, comes, later)
+        m.d.sync += unclaimed.eq(
+            unclaimed + self.pushed - Mux(claim, Mux(free, chosen.beats, checked.beats), 0))
+        with m.If(free | claim):
+            m.d.sync += has_data.eq(claim)
 
-        # Unanswered bursts.
+        # Unanswered bursts; the highest bit says that there are as many as may be.
         count_width = config.writes_outstanding.bit_length() + 1
         announced = Signal(count_width)
         answered = Signal(count_width)
-        has_slot = (announced - answered)[:count_width] != config.writes_outstanding
+        unanswered = Signal(range(config.writes_outstanding + 1))
+        m.d.sync += unanswered.eq(unanswered + take - bus.bvalid)
 
         m.submodules.lengths = lengths = Queue(9, 16)
         m.submodules.ends = ends = Queue(
             count_width, config.descriptors_in_flight)
-        inside = Signal()
         failed = Signal()
         m.d.comb += [
-            inside.eq(allowed(self.windows, chosen.address, "write")),
-            take.eq(pending & ~chosen.end & inside & has_data & has_slot & lengths.i.ready
-                    & ~self.halt & ~failed & (~bus.awvalid | bus.awready)),
+            take.eq(pending & ~checked.end & inside.any() & has_data & ~unanswered[-1]
+                    & lengths.i.ready & ~self.halt & ~failed & (~bus.awvalid | bus.awready)),
             lengths.i.valid.eq(take),
-            lengths.i.payload.eq(chosen.beats),
-            ends.i.valid.eq(pending & chosen.end),
+            lengths.i.payload.eq(checked.beats),
+            ends.i.valid.eq(pending & checked.end),
             ends.i.payload.eq(announced),
             retire.eq(ends.i.valid & ends.i.ready),
         ]
@@ -116,8 +129,8 @@ class WritePort(wiring.Component):
             m.d.sync += [
                 announced.eq(announced + 1),
                 bus.awvalid.eq(1),
-                bus.awaddr.eq(chosen.address),
-                bus.awlen.eq(chosen.beats - 1),
+                bus.awaddr.eq(checked.address),
+                bus.awlen.eq(checked.beats - 1),
             ]
         m.d.comb += [
             bus.awsize.eq(derived.beat_bytes_log2),
@@ -155,10 +168,10 @@ class WritePort(wiring.Component):
         m.d.comb += [
             ends.o.ready.eq(reached),
             self.descriptor_done.eq(ends.o.valid & reached),
-            self.idle.eq(~bus.awvalid & ~active & (announced == answered)),
+            self.idle.eq(~bus.awvalid & ~active & (unanswered == 0)),
         ]
 
-        missed = pending & ~chosen.end & ~inside & ~self.halt & ~failed
+        missed = pending & ~checked.end & ~inside.any() & ~self.halt & ~failed
         with m.If(missed):
             m.d.sync += failed.eq(1)
         with m.If(bus.bvalid & bus.bresp[1]):
@@ -174,7 +187,7 @@ class WritePort(wiring.Component):
             m.d.comb += [
                 self.error.valid.eq(missed),
                 self.error.code.eq(ErrorCode.WINDOW_WRITE),
-                self.error.position.eq(chosen.position),
-                self.error.value.eq(chosen.address),
+                self.error.position.eq(checked.position),
+                self.error.value.eq(checked.address),
             ]
         return m

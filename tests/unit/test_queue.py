@@ -7,9 +7,10 @@ from tcast.hw.queue import Queue
 
 
 @pytest.mark.parametrize("stall", STALLS, ids=str)
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("depth", [2, 3, 8])
-def test_queue_keeps_order(depth, stall):
-    bench = StreamBench(Queue(16, depth), seed=depth)
+def test_queue_keeps_order(depth, stall, registered):
+    bench = StreamBench(Queue(16, depth, registered=registered), seed=depth)
     items = [bench.random.randrange(1 << 16) for _ in range(200)]
     bench.source(bench.dut.i, items, stall[0])
     sink = bench.sink(bench.dut.o, len(items), stall[1])
@@ -17,23 +18,25 @@ def test_queue_keeps_order(depth, stall):
     assert sink.items == items
 
 
-def test_queue_takes_two_cycles_then_one_payload_per_cycle():
-    bench = StreamBench(Queue(16, 4))
+@pytest.mark.parametrize("registered", [False, True])
+def test_queue_takes_two_cycles_then_one_payload_per_cycle(registered):
+    bench = StreamBench(Queue(16, 4, registered=registered))
     bench.source(bench.dut.i, range(50))
     sink = bench.sink(bench.dut.o, 50)
     bench.run()
-    assert sink.cycles == list(range(2, 52))
+    assert sink.cycles == list(range(2 + registered, 52 + registered))
 
 
-@pytest.mark.parametrize("depth", [2, 5, 64])
-def test_queue_holds_depth_payloads(depth):
-    bench = StreamBench(Queue(8, depth))
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize("depth, capacity", [(2, 3), (5, 5), (6, 9), (64, 65), (65, 65)])
+def test_queue_holds_depth_payloads(depth, capacity, registered):
+    bench = StreamBench(Queue(8, depth + registered, registered=registered))
+    capacity += registered
     bench.source(bench.dut.i, [1], repeat=True)
     level, ready = bench.watch(bench.dut.level), bench.watch(bench.dut.i.ready)
     bench.idle(depth + 10)
     bench.run()
-    assert level[-1] == depth
-    assert sum(ready) == depth
+    assert level[-1] == sum(ready) == bench.dut.capacity == capacity
 
 
 def test_queue_is_empty_after_a_reset():

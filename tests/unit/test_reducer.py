@@ -133,7 +133,7 @@ def test_reducer_latency(config):
     run.check()
     # Two more cycles in the output queue.
     assert run.o.cycles[0] - run.taken.index(1) == run.bench.dut.latency + 2 \
-        == config.mul_stages + 4 * (config.add_stages + 1) + 3
+        == config.mul_stages + 4 * (config.add_stages + 2) + 3
 
 
 def test_reducer_blocks_rather_than_lose_sums():

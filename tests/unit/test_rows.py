@@ -92,11 +92,11 @@ def test_addresser_multiplies_and_adds(stall, pass_end, config):
     assert not run.records
 
 
-def test_addresser_takes_four_cycles_and_one_row_per_cycle():
+def test_addresser_takes_five_cycles_and_one_row_per_cycle():
     run = Addresses([(row_job(0), list(range(30)))])
     first = run.bench.watch(run.bench.dut.i.ready)
     run.bench.run()
-    assert run.o.cycles == list(range(first.index(1) + 4, first.index(1) + 34))
+    assert run.o.cycles == list(range(first.index(1) + 5, first.index(1) + 35))
 
 
 @pytest.mark.parametrize(("fields", "numbers", "code", "limit"), [

@@ -318,7 +318,7 @@ def test_sequencer_halts():
 
 
 def test_sequencer_stops_fetching_when_disabled():
-    ring = Ring([NARROW | {"relaxed": 1}] * 3).hold(3, enable=0).run(100)
+    ring = Ring([NARROW | {"relaxed": 1}] * 3).hold(5, enable=0).run(100)
     assert ring.started == len(ring.fetches.items) == 2
 
 
