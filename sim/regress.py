@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..host.build_cache import BuildError
 from ..hw.config import PRESETS, EngineConfig
-from .simulation import engine_verilog, testbench_sources
+from .simulation import CAST_MACROS, engine_verilog, testbench_sources
 
 __all__ = ["load_suites", "main", "run_suite"]
 
@@ -48,7 +48,8 @@ def build_suite(suite, config):
         sources = [file for file in sources if file.name != "tb.sv"]
     return build_bench(sources, suite["top"], PUBLIC[suite["top"]], cpp_files=cpp_files,
                        includes=headers,
-                       defines={"ENGINE": config.name, "DATA_WIDTH": config.data_width})
+                       defines={"ENGINE": config.name, "DATA_WIDTH": config.data_width,
+                                **CAST_MACROS[config.cast_port]})
 
 
 def run_suite(name, preset, *, seed=DEFAULT_SEED, tests=None, verbose=False):

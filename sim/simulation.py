@@ -18,9 +18,9 @@ from .dram import COUNTERS as DRAM_COUNTERS
 from .dram import find_dram
 from .runner import build_library, library_is_built
 
-__all__ = ["COUNTERS", "MEMORY_OPTIONS", "TRACE", "ProtocolError", "RegisterError", "Simulation",
-           "SimulationTimeout", "bench_interface", "configure_memory", "engine_verilog",
-           "is_built", "memory_counters", "testbench_sources"]
+__all__ = ["CAST_MACROS", "COUNTERS", "MEMORY_OPTIONS", "TRACE", "ProtocolError", "RegisterError",
+           "Simulation", "SimulationTimeout", "bench_interface", "configure_memory",
+           "engine_verilog", "is_built", "memory_counters", "testbench_sources"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -46,6 +46,9 @@ COUNTERS = ("cycles", "read_bursts", "read_beats", "write_bursts", "write_beats"
 #: beats.
 TRACE = np.dtype([("cycle", "<u8"), ("write", "<u8"), ("address", "<u8"), ("beats", "<u8")])
 RESPONSES = {"OKAY": 0, "EXOKAY": 1, "SLVERR": 2, "DECERR": 3}
+
+#: Macros of the testbench by ``cast_port``.
+CAST_MACROS = ({}, {"CAST_SHARED": 1}, {"CAST_PORT": 1})
 
 #: Cycles between looks at Ctrl-C.
 SLICE = 1_000_000
@@ -205,6 +208,7 @@ def _library_plan(config, verilog, trace, random_reset):
     return {"verilog_files": sources, "top": "tb", "cpp_files": [*cpp, HERE / "cpp/harness.cpp"],
             "includes": headers, "trace": trace, "random_reset": random_reset,
             "defines": {"ENGINE": config.name, "DATA_WIDTH": config.data_width,
+                        **CAST_MACROS[config.cast_port],
                         "VL_USER_STOP": 1, "VL_USER_FINISH": 1, "VL_USER_FATAL": 1}}
 
 
@@ -280,6 +284,8 @@ class Simulation:
         path = build_library(**_library_plan(config, verilog, waves is not None, random_reset),
                              on_build=on_build)
         self._library = _library(path)
+        if dram is not None and config.cast_port == 2:
+            raise ValueError("dram must be None with cast_port 2: a DRAM channel has one port")
         name = None if waves is None else str(Path(waves)).encode()
         handle = self._library.sim_open(self.seed % 2**64, name)
         if not handle:

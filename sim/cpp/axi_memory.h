@@ -42,6 +42,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -208,12 +209,19 @@ class AxiMemory {
   std::vector<uint8_t> full_strobe_;
 };
 
-// The memory of one testbench and what its checkers reported.
+// The memory of one testbench and what its checkers reported. A second port of the engine has a
+// memory of its own, in which the same arrays are mapped.
 struct Bench {
   AxiMemory memory{4};
   MemoryPins pins{};
   std::vector<uint8_t> rdata;
   std::vector<std::string> violations;
+  std::unique_ptr<Bench> second;
+
+  void open(int beat_bytes) {
+    memory.set_beat_bytes(beat_bytes);
+    rdata.assign(beat_bytes, 0);
+  }
 };
 
 // The bench whose testbench is being evaluated by this thread; where nobody set one (cocotb), the

@@ -1,6 +1,7 @@
 // The two faces of the testbench's memory: DPI functions for sim/hdl/tb.sv, and a C interface for
 // Python (ctypes), whether the simulation lives in a Python process or Python lives in it (cocotb).
 
+#include <algorithm>
 #include <cstdio>
 
 #include "axi_memory.h"
@@ -15,15 +16,32 @@ Bench *current_bench() { return bench_of_thread ? bench_of_thread : &only_bench;
 void set_current_bench(Bench *bench) { bench_of_thread = bench; }
 }  // namespace tcast
 
+namespace {
+// Calls use(memory) for that of each port of a bench.
+template <typename Use>
+void each_memory(void *handle, Use use) {
+  Bench *bench = static_cast<Bench *>(handle);
+  use(bench->memory);
+  if (bench->second) use(bench->second->memory);
+}
+}  // namespace
+
 extern "C" {
 
 // ---- DPI
 
 void *tb_open(int beat_bytes) {
   Bench *bench = current_bench();
-  bench->memory.set_beat_bytes(beat_bytes);
-  bench->rdata.assign(beat_bytes, 0);
+  bench->open(beat_bytes);
   return bench;
+}
+
+// What tb_tick() takes for the second port.
+void *tb_open_second(int beat_bytes) {
+  Bench *bench = current_bench();
+  if (!bench->second) bench->second.reset(new Bench);
+  bench->second->open(beat_bytes);
+  return bench->second.get();
 }
 
 void tb_violation(const char *message) {
@@ -86,44 +104,47 @@ void *bench_current() { return current_bench(); }
 // A memory on its own, for who calls tb_tick() himself.
 void *bench_open(int beat_bytes) {
   Bench *bench = new Bench;
-  bench->memory.set_beat_bytes(beat_bytes);
-  bench->rdata.assign(beat_bytes, 0);
+  bench->open(beat_bytes);
   return bench;
 }
 
 void bench_close(void *handle) { delete static_cast<Bench *>(handle); }
 
 int bench_map(void *handle, uint64_t base, uint64_t bytes, void *data, int writable) {
-  return static_cast<Bench *>(handle)->memory.map(base, bytes, static_cast<uint8_t *>(data),
-                                                  writable);
+  bool mapped = true;
+  each_memory(handle, [&](AxiMemory &memory) {
+    mapped &= memory.map(base, bytes, static_cast<uint8_t *>(data), writable);
+  });
+  return mapped;
 }
 
 int bench_unmap(void *handle, uint64_t base) {
-  return static_cast<Bench *>(handle)->memory.unmap(base);
+  bool unmapped = true;
+  each_memory(handle, [&](AxiMemory &memory) { unmapped &= memory.unmap(base); });
+  return unmapped;
 }
 
 // Forgets all regions and error ranges, and sets every option to its default.
 void bench_restore(void *handle) {
-  static_cast<Bench *>(handle)->memory.restore();
+  each_memory(handle, [](AxiMemory &memory) { memory.restore(); });
 }
 
 void bench_error_range(void *handle, uint64_t base, uint64_t last, int response, int read,
                        int write) {
-  static_cast<Bench *>(handle)->memory.add_error_range(base, last, Response(response), read, write);
+  each_memory(handle, [&](AxiMemory &memory) {
+    memory.add_error_range(base, last, Response(response), read, write);
+  });
 }
 
 void bench_clear_error_ranges(void *handle) {
-  static_cast<Bench *>(handle)->memory.clear_error_ranges();
+  each_memory(handle, [](AxiMemory &memory) { memory.clear_error_ranges(); });
 }
 
 void bench_seed(void *handle, uint64_t seed) {
-  static_cast<Bench *>(handle)->memory.random.seed(seed);
+  each_memory(handle, [&](AxiMemory &memory) { memory.random.seed(seed++); });
 }
 
-// Probabilities are thresholds of 2**32. 0 if there is no such option.
-int bench_set(void *handle, const char *name, uint64_t value) {
-  AxiMemory::Options &options = static_cast<Bench *>(handle)->memory.options;
-  std::string key = name;
+static int set_option(AxiMemory::Options &options, const std::string &key, uint64_t value) {
 #define NUMBER(field) if (key == #field) return options.field = value, 1
 #define FLAG(field) if (key == #field) return options.field = value != 0, 1
   NUMBER(read_latency);
@@ -148,13 +169,36 @@ int bench_set(void *handle, const char *name, uint64_t value) {
   return 0;
 }
 
-// The nine numbers of AxiMemory::Counters, in their order.
+// Probabilities are thresholds of 2**32. 0 if there is no such option.
+int bench_set(void *handle, const char *name, uint64_t value) {
+  int known = 1;
+  each_memory(handle,
+              [&](AxiMemory &memory) { known &= set_option(memory.options, name, value); });
+  return known;
+}
+
+// The nine numbers of AxiMemory::Counters, in their order: sums of both ports, but the cycles, and
+// the most that one of them had outstanding.
 void bench_counters(void *handle, uint64_t *values) {
   static_assert(sizeof(AxiMemory::Counters) == 9 * sizeof(uint64_t));
-  std::memcpy(values, &static_cast<Bench *>(handle)->memory.counters, sizeof(AxiMemory::Counters));
+  Bench *bench = static_cast<Bench *>(handle);
+  AxiMemory::Counters sum = bench->memory.counters;
+  if (bench->second) {
+    const AxiMemory::Counters &other = bench->second->memory.counters;
+    sum.read_bursts += other.read_bursts;
+    sum.read_beats += other.read_beats;
+    sum.write_bursts += other.write_bursts;
+    sum.write_beats += other.write_beats;
+    sum.write_responses += other.write_responses;
+    sum.read_outstanding_max = std::max(sum.read_outstanding_max, other.read_outstanding_max);
+    sum.write_outstanding_max = std::max(sum.write_outstanding_max, other.write_outstanding_max);
+    sum.error_beats += other.error_beats;
+  }
+  std::memcpy(values, &sum, sizeof sum);
 }
 
 // The numbers of Dram::Timing in their order; all 0 take the DRAM away. 0 if it cannot be changed now.
+// A DRAM serves the first port alone.
 int bench_set_dram(void *handle, const uint64_t *values) {
   static_assert(sizeof(Dram::Timing) == 25 * sizeof(uint64_t));
   Dram::Timing timing;
@@ -173,7 +217,15 @@ void bench_dram_counters(void *handle, uint64_t *values) {
 // Requests recorded since the last call for data; with `values`, moves them there (four numbers
 // each).
 uint64_t bench_trace(void *handle, uint64_t *values) {
-  std::vector<AxiMemory::Request> &trace = static_cast<Bench *>(handle)->memory.trace;
+  Bench *bench = static_cast<Bench *>(handle);
+  std::vector<AxiMemory::Request> &trace = bench->memory.trace;
+  if (bench->second && !bench->second->memory.trace.empty()) {
+    std::vector<AxiMemory::Request> &other = bench->second->memory.trace;
+    trace.insert(trace.end(), other.begin(), other.end());
+    other.clear();
+    std::stable_sort(trace.begin(), trace.end(),
+                     [](const auto &a, const auto &b) { return a.cycle < b.cycle; });
+  }
   uint64_t n = trace.size();
   if (!values) return n;
   std::memcpy(values, trace.data(), n * sizeof(AxiMemory::Request));
@@ -231,7 +283,9 @@ uint64_t bench_replay(void *handle, const uint64_t *values, uint64_t n, int in_o
 }
 
 uint64_t bench_bursts_open(void *handle) {
-  return static_cast<Bench *>(handle)->memory.bursts_open();
+  uint64_t open = 0;
+  each_memory(handle, [&](AxiMemory &memory) { open += memory.bursts_open(); });
+  return open;
 }
 
 int bench_violations(void *handle) {

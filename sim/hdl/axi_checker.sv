@@ -1,12 +1,14 @@
 // AXI4 protocol checker, both sides of one port. Rules are of AMBA IHI 0022, and these of the engine:
 // bursts are INCR of whole, aligned beats; R and B are accepted at once (room for them is reserved
-// before the request); strobes are all ones; write responses come in the order of the requests.
+// before the request); strobes are all ones but in what the cast unit writes, where they cover whole
+// words of 32 bits; write responses come in the order of the requests.
 // Read bursts of different IDs may overtake each other, beat by beat.
 //
 // A broken rule is reported by tb_violation(); simulation goes on.
 
 module axi_checker #(
-    parameter int WIDTH = 512
+    parameter int WIDTH = 512,
+    parameter bit PARTIAL = 0  // the cast unit writes here
 ) (
     input logic               aclk,
     input logic               aresetn,
@@ -51,6 +53,13 @@ module axi_checker #(
   import "DPI-C" context function void tb_violation(input string message);
 
   localparam int SIZE = $clog2(WIDTH / 8);
+
+  function automatic bit whole_words(logic [WIDTH/8-1:0] strobe);
+    for (int i = 0; i < WIDTH / 32; i++)
+      if (strobe[4*i+:4] != 4'b0000 && strobe[4*i+:4] != 4'b1111) return 0;
+    return 1;
+  endfunction
+
   localparam int DEPTH_LOG2 = 13;  // more bursts of a kind in flight than any memory here takes
 
   // ---- one cycle ago
@@ -200,7 +209,9 @@ module axi_checker #(
         end
       end
       if (wvalid && wready) begin
-        if (wstrb != '1) tb_violation("WSTRB is not all ones");
+        if (!PARTIAL && wstrb != '1) tb_violation("WSTRB is not all ones");
+        if (PARTIAL && (wstrb == '0 || !whole_words(wstrb)))
+          tb_violation("WSTRB does not select whole words");
         if ($signed(n_aw - n_w) > 0) begin
           if (wlast != (w_beat == aw_length[n_w])) tb_violation("WLAST is not at the last beat");
         end else if (!wlast && w_beat == 8'hff) begin

@@ -1,6 +1,7 @@
-// The engine with the protocol checkers of both its ports.
+// The engine with the protocol checkers of all its ports.
 //
-// Macros: ENGINE, the engine's module; DATA_WIDTH, the width of its m_axi in bits.
+// Macros: ENGINE, the engine's module; DATA_WIDTH, the width of its m_axi in bits;
+// CAST_PORT, defined where it has an m_axi_cast; CAST_SHARED, where the cast unit is on m_axi.
 
 module checked_engine (
     input  logic        aclk,
@@ -43,6 +44,45 @@ module checked_engine (
     input  logic [1:0]  m_axi_bresp,
     input  logic        m_axi_bvalid,
     output logic        m_axi_bready,
+`ifdef CAST_PORT
+    output logic [3:0]  m_axi_cast_arid,
+    output logic [63:0] m_axi_cast_araddr,
+    output logic [7:0]  m_axi_cast_arlen,
+    output logic [2:0]  m_axi_cast_arsize,
+    output logic [1:0]  m_axi_cast_arburst,
+    output logic        m_axi_cast_arlock,
+    output logic [3:0]  m_axi_cast_arcache,
+    output logic [2:0]  m_axi_cast_arprot,
+    output logic [3:0]  m_axi_cast_arqos,
+    output logic        m_axi_cast_arvalid,
+    input  logic        m_axi_cast_arready,
+    input  logic [3:0]  m_axi_cast_rid,
+    input  logic [`DATA_WIDTH-1:0] m_axi_cast_rdata,
+    input  logic [1:0]  m_axi_cast_rresp,
+    input  logic        m_axi_cast_rlast,
+    input  logic        m_axi_cast_rvalid,
+    output logic        m_axi_cast_rready,
+    output logic [3:0]  m_axi_cast_awid,
+    output logic [63:0] m_axi_cast_awaddr,
+    output logic [7:0]  m_axi_cast_awlen,
+    output logic [2:0]  m_axi_cast_awsize,
+    output logic [1:0]  m_axi_cast_awburst,
+    output logic        m_axi_cast_awlock,
+    output logic [3:0]  m_axi_cast_awcache,
+    output logic [2:0]  m_axi_cast_awprot,
+    output logic [3:0]  m_axi_cast_awqos,
+    output logic        m_axi_cast_awvalid,
+    input  logic        m_axi_cast_awready,
+    output logic [`DATA_WIDTH-1:0]   m_axi_cast_wdata,
+    output logic [`DATA_WIDTH/8-1:0] m_axi_cast_wstrb,
+    output logic        m_axi_cast_wlast,
+    output logic        m_axi_cast_wvalid,
+    input  logic        m_axi_cast_wready,
+    input  logic [3:0]  m_axi_cast_bid,
+    input  logic [1:0]  m_axi_cast_bresp,
+    input  logic        m_axi_cast_bvalid,
+    output logic        m_axi_cast_bready,
+`endif
     input  logic [11:0] s_axil_awaddr,
     input  logic [2:0]  s_axil_awprot,
     input  logic        s_axil_awvalid,
@@ -72,6 +112,18 @@ module checked_engine (
       .m_axi_awcache, .m_axi_awprot, .m_axi_awqos, .m_axi_awvalid, .m_axi_awready,
       .m_axi_wdata, .m_axi_wstrb, .m_axi_wlast, .m_axi_wvalid, .m_axi_wready,
       .m_axi_bid, .m_axi_bresp, .m_axi_bvalid, .m_axi_bready,
+`ifdef CAST_PORT
+      .m_axi_cast_arid, .m_axi_cast_araddr, .m_axi_cast_arlen, .m_axi_cast_arsize,
+      .m_axi_cast_arburst, .m_axi_cast_arlock, .m_axi_cast_arcache, .m_axi_cast_arprot,
+      .m_axi_cast_arqos, .m_axi_cast_arvalid, .m_axi_cast_arready, .m_axi_cast_rid,
+      .m_axi_cast_rdata, .m_axi_cast_rresp, .m_axi_cast_rlast, .m_axi_cast_rvalid,
+      .m_axi_cast_rready, .m_axi_cast_awid, .m_axi_cast_awaddr, .m_axi_cast_awlen,
+      .m_axi_cast_awsize, .m_axi_cast_awburst, .m_axi_cast_awlock, .m_axi_cast_awcache,
+      .m_axi_cast_awprot, .m_axi_cast_awqos, .m_axi_cast_awvalid, .m_axi_cast_awready,
+      .m_axi_cast_wdata, .m_axi_cast_wstrb, .m_axi_cast_wlast, .m_axi_cast_wvalid,
+      .m_axi_cast_wready, .m_axi_cast_bid, .m_axi_cast_bresp, .m_axi_cast_bvalid,
+      .m_axi_cast_bready,
+`endif
       .s_axil_awaddr, .s_axil_awprot, .s_axil_awvalid, .s_axil_awready,
       .s_axil_wdata, .s_axil_wstrb, .s_axil_wvalid, .s_axil_wready,
       .s_axil_bresp, .s_axil_bvalid, .s_axil_bready,
@@ -79,7 +131,12 @@ module checked_engine (
       .s_axil_rdata, .s_axil_rresp, .s_axil_rvalid, .s_axil_rready
   );
 
-  axi_checker #(.WIDTH(`DATA_WIDTH)) m_axi_checker (
+`ifdef CAST_SHARED
+  localparam bit PARTIAL = 1;
+`else
+  localparam bit PARTIAL = 0;
+`endif
+  axi_checker #(.WIDTH(`DATA_WIDTH), .PARTIAL(PARTIAL)) m_axi_checker (
       .aclk, .aresetn,
       .arid(m_axi_arid), .araddr(m_axi_araddr), .arlen(m_axi_arlen), .arsize(m_axi_arsize),
       .arburst(m_axi_arburst), .arlock(m_axi_arlock), .arcache(m_axi_arcache),
@@ -93,6 +150,25 @@ module checked_engine (
       .wvalid(m_axi_wvalid), .wready(m_axi_wready),
       .bid(m_axi_bid), .bresp(m_axi_bresp), .bvalid(m_axi_bvalid), .bready(m_axi_bready)
   );
+
+`ifdef CAST_PORT
+  axi_checker #(.WIDTH(`DATA_WIDTH), .PARTIAL(1)) m_axi_cast_checker (
+      .aclk, .aresetn,
+      .arid(m_axi_cast_arid), .araddr(m_axi_cast_araddr), .arlen(m_axi_cast_arlen),
+      .arsize(m_axi_cast_arsize), .arburst(m_axi_cast_arburst), .arlock(m_axi_cast_arlock),
+      .arcache(m_axi_cast_arcache), .arprot(m_axi_cast_arprot), .arqos(m_axi_cast_arqos),
+      .arvalid(m_axi_cast_arvalid), .arready(m_axi_cast_arready), .rid(m_axi_cast_rid),
+      .rdata(m_axi_cast_rdata), .rresp(m_axi_cast_rresp), .rlast(m_axi_cast_rlast),
+      .rvalid(m_axi_cast_rvalid), .rready(m_axi_cast_rready), .awid(m_axi_cast_awid),
+      .awaddr(m_axi_cast_awaddr), .awlen(m_axi_cast_awlen), .awsize(m_axi_cast_awsize),
+      .awburst(m_axi_cast_awburst), .awlock(m_axi_cast_awlock), .awcache(m_axi_cast_awcache),
+      .awprot(m_axi_cast_awprot), .awqos(m_axi_cast_awqos), .awvalid(m_axi_cast_awvalid),
+      .awready(m_axi_cast_awready), .wdata(m_axi_cast_wdata), .wstrb(m_axi_cast_wstrb),
+      .wlast(m_axi_cast_wlast), .wvalid(m_axi_cast_wvalid), .wready(m_axi_cast_wready),
+      .bid(m_axi_cast_bid), .bresp(m_axi_cast_bresp), .bvalid(m_axi_cast_bvalid),
+      .bready(m_axi_cast_bready)
+  );
+`endif
 
   axil_checker s_axil_checker (
       .aclk, .aresetn,
