@@ -44,12 +44,16 @@ def manifest(config):
              "fields": [_field(field, access=field.access, reset=field.reset, fixed=field.fixed)
                         for field in register.fields]}
             for register in registers.REGISTERS],
-        "counters": {name: by_name[f"counter_{name}_lo"].offset for name, _ in registers.COUNTERS},
+        "counters": {name: by_name[f"counter_{name}_lo"].offset
+                     for name, _ in registers.COUNTERS + registers.CAST_COUNTERS},
         "descriptor": {"bytes": descriptor.DESCRIPTOR_BYTES,
                        "fields": [_field(field) for field in descriptor.FIELDS]},
+        "cast_descriptor": {"bytes": descriptor.DESCRIPTOR_BYTES,
+                            "fields": [_field(field) for field in descriptor.CAST_FIELDS]},
         "errors": [{"code": int(code), "name": code.name, **asdict(doc)}
                    for code, doc in registers.ERROR_DOC.items()],
         "readers": {reader.name: int(reader) for reader in registers.Reader},
+        "cast_readers": {reader.name: int(reader) for reader in registers.CastReader},
         "tools": tool_versions(),
     }
 

@@ -56,15 +56,20 @@ def reference(config=None):
                 for code, doc in registers.ERROR_DOC.items()]),
         "Readers, in the order in which they are served; the number is the AXI ID of their bursts:",
         _table(("ID", "reader"), [(int(r), f"`{r.name}`") for r in registers.Reader]),
+        "Readers of the cast unit; on a shared port the AXI ID has bits 3 and 2 set as well:",
+        _table(("ID", "cast reader"), [(int(r), f"`{r.name}`") for r in registers.CastReader]),
         "## Counters",
         "64 bits each, at `counter_<name>_lo` and `_hi`; set to 0 by control.clear_counters.",
         _table(("offset", "counter", "counts"),
                [(f"0x{registers.by_name()[f'counter_{name}_lo'].offset:03X}", f"`{name}`", doc)
-                for name, doc in registers.COUNTERS]),
+                for name, doc in registers.COUNTERS + registers.CAST_COUNTERS]),
         "## Descriptor",
         f"{descriptor.DESCRIPTOR_BYTES} bytes in memory, little-endian. Bits without a field must "
         "be 0.",
-        _table(("byte", "bits", "field", "meaning"), _descriptor_rows()),
+        _table(("byte", "bits", "field", "meaning"), _descriptor_rows(descriptor.FIELDS)),
+        "## Descriptor of a cast",
+        "As many bytes, in the cast unit's ring.",
+        _table(("byte", "bits", "field", "meaning"), _descriptor_rows(descriptor.CAST_FIELDS)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -89,8 +94,8 @@ def _register_rows(constants):
                    field.access, shown, _doc(field))
 
 
-def _descriptor_rows():
-    for field in descriptor.FIELDS:
+def _descriptor_rows(layout):
+    for field in layout:
         byte = field.lsb // 32 * 4
         yield (f"0x{byte:02X}", _bits(field.lsb - 8 * byte, field.width), f"`{field.name}`",
                _doc(field))

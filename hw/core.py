@@ -75,7 +75,7 @@ class Core(wiring.Component):
             "m_axi": Out(axi4_signature(config.data_width)),
             "windows": In(windows_layout()),
             "enable": In(1), "ring_base": In(64), "ring_size_log2": In(4), "tail": In(16),
-            "head": Out(16), "count": Out(16), "other_completed": In(16),
+            "head": Out(16), "count": Out(32), "other_completed": In(32),
             "halt": In(1), "idle": Out(1), "busy": Out(1), "interrupt": Out(1),
             "error": Out(error_record()),
             "events": Out(events_layout()),

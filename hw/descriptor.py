@@ -85,9 +85,9 @@ FIELDS = (
     _field("scale_base", 0x50, 64,
            "Address of scales[n_segments], binary32; a multiple of 4. Read if `scaled`."),
     _field("lr", 0x58, 32, "Learning rate of SGD, the bits of a binary32."),
-    _field("wait_count", 0x5C, 16,
-           "What the cast unit's number of completed descriptors must have reached, modulo 2**16 "
-           "and at most 2**15 - 1 ahead. Used if `waits`."),
+    _field("wait_count", 0x5C, 32,
+           "What the cast unit's number of completed descriptors must have reached, modulo 2**32. "
+           "Used if `waits`."),
     _field("count_base", 0x60, 64,
            "Address of the number of segments, 32 bits; a multiple of 4. Read if `counted`."),
 )
@@ -103,9 +103,9 @@ CAST_FIELDS = (
            "Raise the `cast_done` interrupt when this descriptor has completed.", 17),
     _field("waits", 0x00, 1,
            "Start only when the gather-scatter unit has completed `wait_count` descriptors.", 18),
-    _field("wait_count", 0x04, 16,
+    _field("wait_count", 0x04, 32,
            "What the gather-scatter unit's number of completed descriptors must have reached, "
-           "modulo 2**16 and at most 2**15 - 1 ahead. Used if `waits`."),
+           "modulo 2**32. Used if `waits`."),
     _field("n_lookups", 0x08, 32, f"Number of lookups N, at most {CAST_LOOKUPS_MAX:,}."),
     _field("n_bags", 0x0C, 32,
            "Number of bags B; equals n_lookups where offset_kind is SEQUENTIAL."),

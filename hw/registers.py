@@ -250,7 +250,7 @@ def _registers():
                 "Slot behind the last descriptor handed over. Writing it hands over.", _RW,
                 width=16)
     yield _word("ring_head", 0x040, "Slot of the oldest descriptor not completed.", width=16)
-    yield _word("completed", 0x044, "Descriptors of this ring completed, modulo 2**16.", width=16)
+    yield _word("completed", 0x044, "Descriptors of this ring completed, modulo 2**32.")
     yield _word("error_code", 0x050, "What stopped the engine.", enum=ErrorCode, width=8)
     yield _word("error_descriptor", 0x054, "Ring slot of the descriptor at fault.", width=16)
     yield _word("error_position", 0x058, "Where in it; the unit depends on the code.")
@@ -279,7 +279,7 @@ def _registers():
     yield _word("cast_ring_tail", 0x10C,
                 "Slot behind the last cast handed over. Writing it hands over.", _RW, width=16)
     yield _word("cast_ring_head", 0x110, "Slot of the oldest cast not completed.", width=16)
-    yield _word("cast_completed", 0x114, "Casts completed, modulo 2**16.", width=16)
+    yield _word("cast_completed", 0x114, "Casts completed, modulo 2**32.")
     yield _word("cast_segments", 0x118, "U, the number of distinct rows, of the last cast.")
     for n, (name, doc) in enumerate(COUNTERS + CAST_COUNTERS):
         yield from _pair(f"counter_{name}", 0x200 + 8 * n,

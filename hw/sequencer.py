@@ -54,8 +54,8 @@ class Sequencer(wiring.Component):
         Request for a number of segments.
     count_fetched : In(stream.Signature(data_width, always_ready=True))
         The beat that holds it.
-    other_completed : In(16)
-        Descriptors that the cast unit has completed, modulo 2**16.
+    other_completed : In(32)
+        Descriptors that the cast unit has completed, modulo 2**32.
     index_job, offset_job, weight_job, target_job, scale_job : Out(stream.Signature(array_job()))
     segment_job : Out(stream.Signature(segment_job()))
     walk_job : Out(stream.Signature(walk_job()))
@@ -72,8 +72,8 @@ class Sequencer(wiring.Component):
         Start nothing more, complete nothing more.
     completed, interrupt : Out(1)
         Pulses: a descriptor completed; it asked for an interrupt.
-    count : Out(16)
-        Descriptors completed, modulo 2**16.
+    count : Out(32)
+        Descriptors completed, modulo 2**32.
     slot : Out(SLOT_WIDTH)
         That of the descriptor that starts next.
     busy : Out(1)
@@ -106,11 +106,11 @@ class Sequencer(wiring.Component):
             "fetched": In(stream.Signature(config.data_width, always_ready=True)),
             "count_fetch": Out(stream.Signature(burst(derived))),
             "count_fetched": In(stream.Signature(config.data_width, always_ready=True)),
-            "other_completed": In(16),
+            "other_completed": In(32),
             **{name: Out(stream.Signature(shape)) for name, shape in self.jobs.items()},
             "fetch_missed": In(1), "missed_slot": In(SLOT_WIDTH), "fetch_resp": In(2),
             "written": In(1), "gathered": In(1), "halt": In(1),
-            "completed": Out(1), "interrupt": Out(1), "count": Out(16), "slot": Out(SLOT_WIDTH),
+            "completed": Out(1), "interrupt": Out(1), "count": Out(32), "slot": Out(SLOT_WIDTH),
             "busy": Out(1),
             "in_flight": Out(1), "error": Out(error_record()),
         })
@@ -249,7 +249,7 @@ class Sequencer(wiring.Component):
 
         # The number of segments in memory replaces the field, once.
         behind = Signal()
-        m.d.sync += behind.eq((self.other_completed - fields["wait_count"])[15])
+        m.d.sync += behind.eq((self.other_completed - fields["wait_count"])[31])
         replaced = Signal()
         lane = fields["count_base"][2:beat_log2]
         m.d.comb += [

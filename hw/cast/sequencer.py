@@ -24,8 +24,8 @@ class CastSequencer(wiring.Component):
     -------
     enable, ring_base, ring_size_log2, tail, head : see Sequencer
     fetch, fetched, fetch_missed, missed_slot, fetch_resp : see DescriptorFetcher
-    other_completed : In(16)
-        Descriptors that the gather-scatter unit has completed, modulo 2**16.
+    other_completed : In(32)
+        Descriptors that the gather-scatter unit has completed, modulo 2**32.
     halt : In(1)
         Start nothing more.
     o : Out
@@ -38,8 +38,8 @@ class CastSequencer(wiring.Component):
         Pulse: it has completed.
     slot : Out(SLOT_WIDTH)
         Its place in the ring.
-    count : Out(16)
-        Descriptors completed, modulo 2**16.
+    count : Out(32)
+        Descriptors completed, modulo 2**32.
     interrupt : Out(1)
         Pulse: one that asked for it completed.
     busy : Out(1)
@@ -59,11 +59,11 @@ class CastSequencer(wiring.Component):
             "fetch": Out(stream.Signature(burst(derived))),
             "fetched": In(stream.Signature(config.data_width, always_ready=True)),
             "fetch_missed": In(1), "missed_slot": In(SLOT_WIDTH), "fetch_resp": In(2),
-            "other_completed": In(16), "halt": In(1),
+            "other_completed": In(32), "halt": In(1),
             "o": Out(data.StructLayout(
                 {"valid": 1, **{field.name: field.width for field in CAST_FIELDS}})),
             "list_bytes": Out(32), "fits": Out(1), "done": In(1),
-            "slot": Out(SLOT_WIDTH), "count": Out(16), "interrupt": Out(1), "busy": Out(1),
+            "slot": Out(SLOT_WIDTH), "count": Out(32), "interrupt": Out(1), "busy": Out(1),
             "error": Out(error_record()),
         })
 
@@ -121,7 +121,7 @@ class CastSequencer(wiring.Component):
                 self.error.limit.eq(CastReader.DESCRIPTOR),
             ]
 
-        behind = (self.other_completed - fields["wait_count"])[15]
+        behind = (self.other_completed - fields["wait_count"])[31]
         failed = Signal()
         m.d.comb += fetcher.enable.eq(self.enable & ~self.halt & ~failed)
         with m.FSM(name="state") as fsm:

@@ -45,9 +45,9 @@ class CastUnit(wiring.Component):
         Memory. Reads carry the ID of their CastReader, writes ID 0.
     windows : In(windows_layout())
     enable, ring_base, ring_size_log2, tail, head : the ring, see CastSequencer
-    count : Out(16)
-        Casts completed, modulo 2**16.
-    other_completed : In(16)
+    count : Out(32)
+        Casts completed, modulo 2**32.
+    other_completed : In(32)
         The same of the gather-scatter unit.
     segments : Out(32)
         U of the last cast.
@@ -66,7 +66,7 @@ class CastUnit(wiring.Component):
             "m_axi": Out(axi4_signature(config.data_width)),
             "windows": In(windows_layout()),
             "enable": In(1), "ring_base": In(64), "ring_size_log2": In(4), "tail": In(SLOT_WIDTH),
-            "head": Out(SLOT_WIDTH), "count": Out(16), "other_completed": In(16),
+            "head": Out(SLOT_WIDTH), "count": Out(32), "other_completed": In(32),
             "segments": Out(32),
             "halt": In(1), "idle": Out(1), "busy": Out(1), "interrupt": Out(1),
             "error": Out(error_record()), "working": Out(1), "descriptor": Out(1),

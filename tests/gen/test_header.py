@@ -26,17 +26,19 @@ def compiled(tmp_path, config, source, compiler, standard):
                           capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("struct, layout", [
+    ("descriptor", descriptor.FIELDS), ("cast_descriptor", descriptor.CAST_FIELDS)])
 @pytest.mark.parametrize("compiler, standard", COMPILERS)
-def test_descriptor_of_c_is_that_of_python(tmp_path, tiny, compiler, standard):
+def test_descriptor_of_c_is_that_of_python(tmp_path, tiny, compiler, standard, struct, layout):
     seed = 11
     print(f"SEED={seed}")
     source = random.Random(seed)
-    values = {field.name: source.getrandbits(field.width) for field in descriptor.FIELDS}
+    values = {field.name: source.getrandbits(field.width) for field in layout}
     text = header(tiny)
     lines = []
-    for field in descriptor.FIELDS:
+    for field in layout:
         value = values[field.name]
-        name = f"TCAST_DESCRIPTOR_{field.name.upper()}"
+        name = f"TCAST_{struct.upper()}_{field.name.upper()}"
         if f"{name}_SHIFT" in text:
             member = "dim" if field.name == "dim" else "flags"
             lines.append(f"d.{member} |= ((uint32_t){value:#x}u << {name}_SHIFT) & {name}_MASK;")
@@ -45,12 +47,12 @@ def test_descriptor_of_c_is_that_of_python(tmp_path, tiny, compiler, standard):
                          f"d.{field.name} = {value:#x}u;")
     program = "\n".join([
         "#include <stdio.h>", "#include <string.h>", '#include "engine.h"', '#include "engine.h"',
-        "int main(void) {", "struct tcast_descriptor d;", "memset(&d, 0, sizeof d);", *lines,
+        "int main(void) {", f"struct tcast_{struct} d;", "memset(&d, 0, sizeof d);", *lines,
         "return fwrite(&d, sizeof d, 1, stdout) != 1; }", ""])
     built = compiled(tmp_path, tiny, program, compiler, standard)
     assert built.returncode == 0, built.stderr
     data = subprocess.run([tmp_path / "main"], capture_output=True, check=True).stdout
-    assert data == descriptor.pack(values)
+    assert data == descriptor.pack(values, layout)
 
 
 @pytest.mark.parametrize("compiler, standard", COMPILERS[:1] + COMPILERS[2:3])

@@ -32,7 +32,7 @@ def test_registers_and_descriptor_can_be_used(stand_in, tiny):
     for name, offset in data["counters"].items():
         assert by_name[f"counter_{name}_lo"]["offset"] == offset
         assert by_name[f"counter_{name}_hi"]["offset"] == offset + 4
-    assert len(data["counters"]) == len(registers.COUNTERS)
+    assert len(data["counters"]) == len(registers.COUNTERS + registers.CAST_COUNTERS)
     word = 0
     values = {"sink": 1, "dim": 64, "dst_base": 0x1234_5678_9ABC_DE00, "interrupt": 1}
     for field in data["descriptor"]["fields"]:

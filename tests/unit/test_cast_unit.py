@@ -190,8 +190,8 @@ def test_waits_for_the_other_unit():
     seen = []
 
     async def script(ctx):
-        # Modulo 2**16: what is behind is not ahead.
-        for completed in (0, 1, 0x8002 + 1):
+        # Modulo 2**32: what is behind is not ahead.
+        for completed in (0, 1, 0x8000_0002 + 1):
             ctx.set(bench.dut.other_completed, completed)
             if not seen:
                 await bench.start(ctx, [case[0]])
