@@ -11,9 +11,8 @@ from tcast.golden.machine import Machine
 from tcast.host.backend import BackendUnavailable
 from tcast.host.driver import EngineDevice, EngineError, EngineTimeout, Pass
 from tcast.host.io import EngineIo
-from tcast.hw import registers
+from tcast.hw import descriptor, registers
 from tcast.hw.config import EngineConfig
-from tcast.hw.descriptor import unpack
 from tcast.hw.registers import ErrorCode
 
 I32, I64, F32 = np.int32, np.int64, np.float32
@@ -24,7 +23,7 @@ class Spy:
     """An EngineIo that passes everything on to a Machine and can be told to misbehave."""
 
     def __init__(self, config=TINY):
-        self.machine = Machine(config, registers, unpack)
+        self.machine = Machine(config, registers, descriptor)
         self.mapped = {}
         self.maps = []            # every (address, bytes, writable) so far
         self.windows = []         # windows open at each hand-over: (base, limit, read, write)
