@@ -102,8 +102,8 @@ def test_implementations_are_engine_io(spy):
 
 @pytest.mark.parametrize("name, value, words", [
     ("id", 0xFFFFFFFF, ["id", "0xffffffff"]),
-    ("version", 0x00020000, ["version 0.1", "2.0.0"]),
-    ("version", 0x00000200, ["version 0.1", "0.2.0"]),
+    ("version", 0x00020000, ["version 0.2", "2.0.0"]),
+    ("version", 0x00000300, ["version 0.2", "0.3.0"]),
     ("config_hash", 0, ["config_hash", "0x00000000", "data_width=64"]),
     ("capability", 4 | 1024 << 8 | 4 << 20, ["capability", "'lanes': 4"]),
 ])
@@ -117,7 +117,7 @@ def test_probe_refuses_another_engine(spy, name, value, words):
 
 
 def test_probe_accepts_another_patch_version(spy):
-    spy.patch["version"] = 0x000001FF
+    spy.patch["version"] = 0x000002FF
     EngineDevice(spy, TINY).close()
 
 
