@@ -2,13 +2,16 @@
 
 Nothing of the hardware is imported: a descriptor comes as a mapping of field names to integers, the
 register map as an object with the names of ``hw.registers``. There is no time: whatever is handed
-over completes within the register write that hands it over.
+over completes within the register write that hands it over, unless it waits for the other unit.
+Each of the two rings is worked off in order; they take turns, each going on until it is empty or
+its next descriptor waits. One that waits for what never comes leaves the engine busy.
 
 Order of checks. A descriptor with one fault gives the same error record here and in hardware. One
 with several gives the first of these, while hardware, whose readers run side by side, may report
 another:
 
-1. the descriptor's fields, in the order of their bytes;
+1. the descriptor's fields, in the order of their bytes, before it waits for anything; then, behind
+   the wait, the number of segments where it stands in memory;
 2. the offset array: its window, the memory's response, then offsets in order: the first is 0, none
    decreases, none exceeds ``n_lookups``;
 3. the index array likewise; then, lookup by lookup, the index's range and the row's window;
@@ -23,10 +26,10 @@ failing descriptor are undefined; all else in memory is as here.
 Sources and targets of one descriptor must not overlap, except that SGD reads what it updates.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from .access import INT32, INT64, SEQUENTIAL, ErrorRecord, Guard, Stop, Unit, Window
+from .cast_pass import CastPass, execute_cast
 from .memory import ADDRESS_MASK, Memory, MemoryFault
 from .numerics import check_environment, mul, sub
 from .vectorised import segment_sums, store_rows
@@ -36,98 +39,23 @@ __all__ = ["DESCRIPTOR_BYTES", "FIELD_BYTES", "ErrorRecord", "Machine", "Memory"
 
 PAGE_LOG2 = 12
 DESCRIPTOR_BYTES = 128
-SEQUENTIAL, INT32, INT64 = 0, 1, 2   # hw.descriptor.ElementKind
 WRITE, SGD = 0, 1                    # hw.descriptor.Sink
 
 #: Byte of the descriptor in which each checked field starts: what a DESCRIPTOR error reports.
 FIELD_BYTES = {
     "index_kind": 0x00, "segment_kind": 0x00, "target_kind": 0x00, "sink": 0x00, "weighted": 0x01,
-    "scaled": 0x01, "dim": 0x04, "n_segments": 0x0C, "src_base": 0x10, "src_stride": 0x18,
-    "dst_base": 0x20, "dst_stride": 0x28, "index_base": 0x30, "offset_base": 0x38,
-    "target_base": 0x40, "weight_base": 0x48, "scale_base": 0x50,
+    "scaled": 0x01, "waits": 0x02, "counted": 0x02, "dim": 0x04, "n_segments": 0x0C,
+    "src_base": 0x10, "src_stride": 0x18, "dst_base": 0x20, "dst_stride": 0x28,
+    "index_base": 0x30, "offset_base": 0x38, "target_base": 0x40, "weight_base": 0x48,
+    "scale_base": 0x50, "count_base": 0x60,
 }
 
 # Numbers of hw.registers.ErrorCode and Reader; a test compares them.
 _DESCRIPTOR, _INDEX_RANGE, _TARGET_RANGE, _TARGET_ORDER = 1, 2, 3, 4
-_OFFSET_FIRST, _OFFSET_ORDER, _OFFSET_RANGE = 5, 6, 7
 _WINDOW_READ, _WINDOW_WRITE, _READ_RESPONSE, _WRITE_RESPONSE = 8, 9, 10, 11
+_SEGMENT_COUNT = 13
 (_READ_DESCRIPTOR, _READ_OFFSET, _READ_INDEX, _READ_WEIGHT, _READ_TARGET, _READ_SCALE,
- _READ_OLD_ROW, _READ_ROW) = range(8)
-
-
-@dataclass(frozen=True)
-class ErrorRecord:
-    """What stopped the engine.
-
-    Attributes
-    ----------
-    code : int
-        A number of ``hw.registers.ErrorCode``, which also says what the others hold.
-    descriptor : int
-        Ring slot.
-    position : int
-        Where in the descriptor's work.
-    value, limit : int
-        What was at fault, modulo 2**64, and the limit that it broke.
-    """
-
-    code: int
-    descriptor: int
-    position: int
-    value: int
-    limit: int
-
-
-@dataclass(frozen=True)
-class Window:
-    """Addresses from the page of ``base`` to the page of ``limit``, and what may be done there."""
-
-    base: int
-    limit: int
-    read: bool
-    write: bool
-
-
-class _Stop(Exception):
-    """Carries the error record out of the checks."""
-
-    def __init__(self, code, position, value, limit):
-        self.fields = (int(code), int(position), int(value) & ADDRESS_MASK,
-                       int(limit) & ADDRESS_MASK)
-
-
-class _Guard:
-    """The address windows; without any, everything is allowed."""
-
-    def __init__(self, windows):
-        self.pages = None if windows is None else [
-            (window.base >> PAGE_LOG2, window.limit >> PAGE_LOG2, window.read, window.write)
-            for window in windows]
-
-    def first_outside(self, address, n_bytes, write):
-        """Return the address of the first burst of an access that is not allowed, or None."""
-        if self.pages is None:
-            return None
-        page, last = address >> PAGE_LOG2, (address + n_bytes - 1) >> PAGE_LOG2
-        while page <= last:
-            at = page & (ADDRESS_MASK >> PAGE_LOG2)
-            reach = max((limit for base, limit, *allowed in self.pages
-                         if base <= at <= limit and allowed[write]), default=None)
-            if reach is None:
-                return max(page << PAGE_LOG2, address) & ADDRESS_MASK
-            page += reach - at + 1
-        return None
-
-    def allowed(self, addresses, write):
-        """Return for each address (uint64 array) whether its page is allowed."""
-        if self.pages is None:
-            return np.ones(addresses.shape, bool)
-        pages = addresses >> np.uint64(PAGE_LOG2)
-        result = np.zeros(addresses.shape, bool)
-        for base, limit, *allowed in self.pages:
-            if allowed[write]:
-                result |= (pages >= np.uint64(base)) & (pages <= np.uint64(limit))
-        return result
+ _READ_OLD_ROW, _READ_ROW, _READ_COUNT) = range(9)
 
 
 class _Rows:
@@ -171,23 +99,23 @@ class _Rows:
         return None
 
 
-class _Pass:
-    """One descriptor at work."""
+class _Pass(Unit):
+    """One descriptor of the gather-scatter unit at work."""
 
-    def __init__(self, memory, descriptor, lanes, dim_max, windows, burst_beats_max):
-        self.memory = memory
-        self.descriptor = descriptor
+    def __init__(self, memory, descriptor, lanes, dim_max, windows, burst_beats_max, cast_unit):
+        super().__init__(memory, dict(descriptor), 4 * lanes, windows)
         self.lanes = lanes
-        self.beat_bytes = 4 * lanes
         self.dim_max = dim_max
-        self.guard = _Guard(windows)
+        self.cast_unit = cast_unit
         self.burst_bytes = ((1 << PAGE_LOG2) if burst_beats_max is None
                             else burst_beats_max * self.beat_bytes)
 
     def run(self):
-        """Execute, or raise _Stop with memory as it was; return (rows gathered, segments)."""
+        """Execute, or raise Stop with memory as it was; return (rows gathered, segments)."""
         d = self.descriptor
         self.check_fields()
+        if d["counted"]:
+            d["n_segments"] = self.count()
         offsets = self.offsets()
         n = d["n_lookups"] if offsets is None else int(offsets[-1])
         source = _Rows(d["src_base"], d["src_stride"], d["dim"])
@@ -224,12 +152,14 @@ class _Pass:
 
         def require(ok, name, limit=0):
             if not ok:
-                raise _Stop(_DESCRIPTOR, FIELD_BYTES[name], d[name], limit)
+                raise Stop(_DESCRIPTOR, FIELD_BYTES[name], d[name], limit)
 
         for name in ("index_kind", "segment_kind", "target_kind"):
             require(d[name] <= INT64, name, INT64)
         require(d["sink"] <= SGD, "sink", SGD)
         require(not d["scaled"] or d["sink"] == WRITE, "scaled")
+        require(not d["waits"] or self.cast_unit, "waits")
+        require(not d["counted"] or d["segment_kind"] != SEQUENTIAL, "counted")
         require(0 < d["dim"] <= self.dim_max and d["dim"] % self.lanes == 0, "dim", self.dim_max)
         if d["segment_kind"] == SEQUENTIAL:
             require(d["n_segments"] == d["n_lookups"], "n_segments", d["n_lookups"])
@@ -241,28 +171,19 @@ class _Pass:
                            ("target_base", "target_kind")):
             if d[kind] != SEQUENTIAL:
                 require(d[base] % (4 if d[kind] == INT32 else 8) == 0, base)
-        for base, flag in (("weight_base", "weighted"), ("scale_base", "scaled")):
+        for base, flag in (("weight_base", "weighted"), ("scale_base", "scaled"),
+                           ("count_base", "counted")):
             require(not d[flag] or d[base] % 4 == 0, base)
 
     # integer arrays
 
-    def array(self, base, kind, count, reader):
-        """Return ``count`` integers from memory as int64; the beats that cover them are read."""
-        if count == 0:
-            return np.zeros(0, np.int64)
-        size = 4 if kind == INT32 else 8
-        first = base - base % self.beat_bytes
-        last = -(-(base + count * size) // self.beat_bytes) * self.beat_bytes
-        outside = self.guard.first_outside(first, last - first, write=False)
-        if outside is not None:
-            element = 0 if outside == first else ((outside - base) & ADDRESS_MASK) // size
-            raise _Stop(_WINDOW_READ, element, outside, reader)
-        try:
-            data = self.memory.read(base, count * size)
-        except MemoryFault as fault:
-            beats = ((fault.address - first) & ADDRESS_MASK) // self.beat_bytes
-            raise _Stop(_READ_RESPONSE, beats, fault.response, reader) from None
-        return np.frombuffer(data, np.int32 if kind == INT32 else np.int64).astype(np.int64)
+    def count(self):
+        """Return the number of segments that stands in memory."""
+        d = self.descriptor
+        value = int(self.array(d["count_base"], INT32, 1, _READ_COUNT)[0]) & 0xFFFFFFFF
+        if value > d["n_segments"]:
+            raise Stop(_SEGMENT_COUNT, 0, value, d["n_segments"])
+        return value
 
     def factors(self, flag, base, count, reader):
         """Return the binary32 array at ``base``, or None where the descriptor does not use it."""
@@ -276,20 +197,8 @@ class _Pass:
         d = self.descriptor
         if d["segment_kind"] == SEQUENTIAL:
             return None
-        offsets = self.array(d["offset_base"], d["segment_kind"], d["n_segments"] + 1,
-                             _READ_OFFSET)
-        falls = np.append(False, offsets[1:] < offsets[:-1])
-        beyond = offsets > d["n_lookups"]
-        wrong = falls | beyond
-        wrong[0] |= offsets[0] != 0
-        if wrong.any():
-            s = int(np.argmax(wrong))
-            if s == 0 and offsets[0] != 0:
-                raise _Stop(_OFFSET_FIRST, 0, offsets[0], 0)
-            if falls[s]:
-                raise _Stop(_OFFSET_ORDER, s, offsets[s], offsets[s - 1])
-            raise _Stop(_OFFSET_RANGE, s, offsets[s], d["n_lookups"])
-        return offsets
+        return self.offset_array(d["offset_base"], d["segment_kind"], d["n_segments"] + 1,
+                                 d["n_lookups"], _READ_OFFSET)
 
     def lookups(self, source, n):
         """Return the checked row of each of the first ``n`` lookups, int64 [n]."""
@@ -306,10 +215,10 @@ class _Pass:
         if wrong.any():
             i = int(np.argmax(wrong))
             if beyond[i]:
-                raise _Stop(_INDEX_RANGE, i, numbers[i], d["src_rows"])
+                raise Stop(_INDEX_RANGE, i, numbers[i], d["src_rows"])
             address = self.guard.first_outside(source.address(int(numbers[i])), source.n_bytes,
                                                write=False)
-            raise _Stop(_WINDOW_READ, i, address, _READ_ROW)
+            raise Stop(_WINDOW_READ, i, address, _READ_ROW)
         return numbers
 
     def targets(self, target):
@@ -330,13 +239,13 @@ class _Pass:
         if wrong.any():
             s = int(np.argmax(wrong))
             if beyond[s]:
-                raise _Stop(_TARGET_RANGE, s, numbers[s], d["dst_rows"])
+                raise Stop(_TARGET_RANGE, s, numbers[s], d["dst_rows"])
             if stuck[s]:
-                raise _Stop(_TARGET_ORDER, s, numbers[s], numbers[s - 1])
+                raise Stop(_TARGET_ORDER, s, numbers[s], numbers[s - 1])
             write = not unread[s]
             address = self.guard.first_outside(target.address(int(numbers[s])), target.n_bytes,
                                                write)
-            raise _Stop(_WINDOW_WRITE if write else _WINDOW_READ, s, address,
+            raise Stop(_WINDOW_WRITE if write else _WINDOW_READ, s, address,
                         0 if write else _READ_OLD_ROW)
         return numbers
 
@@ -354,7 +263,7 @@ class _Pass:
             position, fault = found
             into = (fault.address - rows.address(int(numbers[position]))) & ADDRESS_MASK
             beats = (position * rows.n_bytes + into) // self.beat_bytes
-            raise _Stop(_READ_RESPONSE, beats, fault.response, reader)
+            raise Stop(_READ_RESPONSE, beats, fault.response, reader)
         distinct, renumbered = np.unique(numbers, return_inverse=True)
         data = b"".join(self.memory.read(rows.address(int(n)), rows.n_bytes) for n in distinct)
         return np.frombuffer(data, np.float32).reshape(len(distinct), rows.dim), renumbered
@@ -370,7 +279,7 @@ class _Pass:
                          for n in targets[:position])
             into = [at for at in self.bursts(target.address(int(targets[position])), target.n_bytes)
                     if at <= fault.address]
-            raise _Stop(_WRITE_RESPONSE, bursts + len(into) - 1, fault.response, 0)
+            raise Stop(_WRITE_RESPONSE, bursts + len(into) - 1, fault.response, 0)
 
     def bursts(self, address, n_bytes):
         """Return the address of each burst of a row: they end at multiples of the longest burst."""
@@ -390,8 +299,8 @@ class _Pass:
 
 
 def execute(memory, descriptor, *, lanes, dim_max, windows=None, slot=0, burst_beats_max=None,
-            counters=None):
-    """Execute one decoded descriptor on the memory image.
+            counters=None, cast_unit=True):
+    """Execute one decoded descriptor on the memory image, whatever it waits for.
 
     Parameters
     ----------
@@ -412,6 +321,8 @@ def execute(memory, descriptor, *, lanes, dim_max, windows=None, slot=0, burst_b
     counters : dict of str to int or None
         ``rows``, ``segments``, ``row_beats``, ``w_beats`` and ``descriptors`` are increased by what
         a completed descriptor did.
+    cast_unit : bool
+        Whether there is one; without it no descriptor may wait for it.
 
     Returns
     -------
@@ -419,10 +330,10 @@ def execute(memory, descriptor, *, lanes, dim_max, windows=None, slot=0, burst_b
         None: the descriptor completed.
     """
     check_environment()
-    work = _Pass(memory, descriptor, lanes, dim_max, windows, burst_beats_max)
+    work = _Pass(memory, descriptor, lanes, dim_max, windows, burst_beats_max, cast_unit)
     try:
         n_rows, n_segments = work.run()
-    except _Stop as stop:
+    except Stop as stop:
         code, *rest = stop.fields
         return ErrorRecord(code, slot, *rest)
     if counters is not None:
@@ -447,17 +358,21 @@ class Machine:
         What engine it is.
     registers : module
         ``hw.registers``: the register map, its constants and the number of windows.
-    unpack : callable
-        ``hw.descriptor.unpack``.
+    descriptor : module
+        ``hw.descriptor``: the layouts of descriptors and how to unpack them.
     """
 
-    def __init__(self, config, registers, unpack):
+    def __init__(self, config, registers, descriptor):
         self.memory = Memory()
         self.counters = {}
         self._config = config
         self._registers = registers
-        self._unpack = unpack
+        self._unpack = descriptor.unpack
         self._lanes = config.data_width // 32
+        self._layouts = {"": descriptor.FIELDS}  # of each unit's descriptors, by its prefix
+        if config.cast_port:
+            self._layouts["cast_"] = descriptor.CAST_FIELDS
+        self._waiting = {}  # prefix -> the descriptor that waits for the other unit
         self._by_name = registers.by_name()
         self._by_offset = {register.offset: register for register in registers.REGISTERS}
         self._lockable = {name for n in range(registers.N_WINDOWS) for name in self._by_name
@@ -553,9 +468,11 @@ class Machine:
             return
         # soft_reset
         for name in ("error_code", "error_descriptor", "error_position", "error_value_lo",
-                     "error_value_hi", "error_limit_lo", "error_limit_hi", "ring_head",
-                     "ring_tail"):
+                     "error_value_hi", "error_limit_lo", "error_limit_hi", "error_unit",
+                     "ring_head", "ring_tail", "completed", "cast_ring_head", "cast_ring_tail",
+                     "cast_completed", "cast_segments"):
             self._values[name] = 0
+        self._waiting = {}
         self._set("control", enable=0)
         self._set("status", error=0)
 
@@ -566,42 +483,105 @@ class Machine:
                 for n in range(self._registers.N_WINDOWS)]
 
     def _run(self):
-        """Execute descriptors until the ring is empty or an error stops the engine."""
-        slots = 1 << self._values["ring_size_log2"]
-        while (self._get("control", "enable") and not self._get("status", "error")
-               and self._values["ring_head"] != self._values["ring_tail"] % slots):
-            slot = self._values["ring_head"]
-            descriptor, record = self._fetch(slot)
-            if record is None:
-                record = execute(
-                    self.memory, descriptor, lanes=self._lanes, dim_max=self._config.dim_max,
-                    windows=self._windows(), slot=slot,
-                    burst_beats_max=self._config.burst_beats_max, counters=self.counters)
-            if record is not None:
-                self._stop(record)
-                break
-            self._values["ring_head"] = (slot + 1) % slots
-            if descriptor["interrupt"]:
-                self._set("irq_status", done=1)
+        """Execute descriptors until none can go on or an error stops the engine."""
+        while any([self._run_ring(prefix) for prefix in self._layouts]):
+            pass
+        self._set("status", busy=bool(self._waiting) and not self._get("status", "error"))
         for name, value in self.counters.items():
             self._set_pair(f"counter_{name}", value)
 
-    def _fetch(self, slot):
+    def _run_ring(self, prefix):
+        """Execute descriptors of one ring until it is empty or waits; return whether one was."""
+        completed = 0
+        while not self._get("status", "error"):
+            slot = self._values[f"{prefix}ring_head"]
+            descriptor, record = self._next(prefix, slot)
+            if record is not None:
+                self._stop(record)
+            if descriptor is None or self._waits(prefix, descriptor):
+                break
+            record = self._execute(prefix, descriptor, slot)
+            if record is not None:
+                self._stop(record)
+                break
+            completed += 1
+            self._values[f"{prefix}ring_head"] = (slot + 1) % self._slots(prefix)
+            self._values[f"{prefix}completed"] = (self._values[f"{prefix}completed"] + 1) % 2**16
+            if descriptor["interrupt"]:
+                self._set("irq_status", **{f"{prefix}done": 1})
+        return completed
+
+    def _slots(self, prefix):
+        return 1 << self._values[f"{prefix}ring_size_log2"]
+
+    def _next(self, prefix, slot):
+        """Return (descriptor, None), (None, error record), or (None, None) if there is none."""
+        if prefix in self._waiting:
+            return self._waiting.pop(prefix), None
+        if (not self._get("control", "enable")
+                or slot == self._values[f"{prefix}ring_tail"] % self._slots(prefix)):
+            return None, None
+        descriptor, record = self._fetch(prefix, slot)
+        if record is None:
+            # A bad descriptor does not wait.
+            try:
+                self._work(prefix, descriptor).check_fields()
+            except Stop as stop:
+                record = self._record(prefix, slot, *stop.fields)
+        return (descriptor, None) if record is None else (None, record)
+
+    def _waits(self, prefix, descriptor):
+        """Return whether a descriptor waits for the other unit; it is kept until then."""
+        other = "" if prefix else "cast_"
+        behind = (self._values[f"{other}completed"] - descriptor["wait_count"]) % 2**16 >= 2**15
+        if descriptor["waits"] and behind:
+            self._waiting[prefix] = descriptor
+            return True
+        return False
+
+    def _work(self, prefix, descriptor):
+        """Return the descriptor at work."""
+        if prefix:
+            return CastPass(self.memory, descriptor, self._config, self._windows())
+        return _Pass(self.memory, descriptor, self._lanes, self._config.dim_max, self._windows(),
+                     self._config.burst_beats_max, bool(self._config.cast_port))
+
+    def _execute(self, prefix, descriptor, slot):
+        """Execute a descriptor; return an error record or None."""
+        if not prefix:
+            return execute(
+                self.memory, descriptor, lanes=self._lanes, dim_max=self._config.dim_max,
+                windows=self._windows(), slot=slot, cast_unit=bool(self._config.cast_port),
+                burst_beats_max=self._config.burst_beats_max, counters=self.counters)
+        record, segments = execute_cast(self.memory, descriptor, self._config,
+                                        windows=self._windows(), slot=slot)
+        if record is None:
+            self._values["cast_segments"] = segments
+            self.counters["casts"] = self.counters.get("casts", 0) + 1
+        return record
+
+    @staticmethod
+    def _record(prefix, slot, code, position, value, limit):
+        return ErrorRecord(code, slot, position, value, limit, int(bool(prefix)))
+
+    def _fetch(self, prefix, slot):
         """Return (descriptor, None), or (None, error record)."""
-        address = (self._pair("ring_base") + DESCRIPTOR_BYTES * slot) & ADDRESS_MASK
-        outside = _Guard(self._windows()).first_outside(address, DESCRIPTOR_BYTES, write=False)
+        address = (self._pair(f"{prefix}ring_base") + DESCRIPTOR_BYTES * slot) & ADDRESS_MASK
+        outside = Guard(self._windows()).first_outside(address, DESCRIPTOR_BYTES, write=False)
         if outside is not None:
-            return None, ErrorRecord(_WINDOW_READ, slot, slot, outside, _READ_DESCRIPTOR)
+            return None, self._record(prefix, slot, _WINDOW_READ, slot, outside, _READ_DESCRIPTOR)
         try:
-            return self._unpack(self.memory.read(address, DESCRIPTOR_BYTES)), None
+            data = self.memory.read(address, DESCRIPTOR_BYTES)
         except MemoryFault as fault:
             beats = ((fault.address - address) & ADDRESS_MASK) // (4 * self._lanes)
-            return None, ErrorRecord(_READ_RESPONSE, slot, beats, fault.response,
-                                     _READ_DESCRIPTOR)
+            return None, self._record(prefix, slot, _READ_RESPONSE, beats, fault.response,
+                                      _READ_DESCRIPTOR)
+        return self._unpack(data, self._layouts[prefix]), None
 
     def _stop(self, record):
         self._values["error_code"] = record.code
         self._values["error_descriptor"] = record.descriptor
+        self._values["error_unit"] = record.unit
         self._values["error_position"] = record.position & 0xFFFFFFFF
         self._set_pair("error_value", record.value)
         self._set_pair("error_limit", record.limit)

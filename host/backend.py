@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from . import validation
+from .table_step import TableStep
 
 __all__ = ["BackendUnavailable", "Device"]
 
@@ -153,6 +154,42 @@ class Device(ABC):
         self._disjoint(weight, state, {"grad_out": grad_out}, xp)
         self._backward_update(weight, grad_out, casting, optimizer, state)
 
+    def training_step(self, layers, optimizer):
+        """Do a training step's work on embedding tables; return their pooled rows.
+
+        For every layer, forward, cast and fused backward: the results of :meth:`embedding_bag`,
+        and ``weight`` as :meth:`cast` and :meth:`backward_update` leave it. All forward passes see
+        the tables as they are; then the updates follow in the order of the layers. An engine with
+        a cast unit does everything in one submission, the casts while the forward passes run.
+
+        Parameters
+        ----------
+        layers : sequence of TableStep
+            The tables, each with its batch and the gradient of its pooled rows.
+        optimizer : SGD or RowwiseAdagrad
+            The update rule; an engine has SGD alone.
+
+        Returns
+        -------
+        list of float32 [B, D]
+            The pooled rows of each layer.
+        """
+        checked = []
+        for number, layer in enumerate(layers):
+            if not isinstance(layer, TableStep):
+                raise TypeError(
+                    f"layers[{number}] must be a TableStep, not {type(layer).__name__}")
+            try:
+                checked.append(self._check_layer(layer, optimizer))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"layers[{number}]: {error}") from None
+        for number, layer in enumerate(checked):
+            others = {f"layers[{n}].grad_out": other.grad_out for n, other in enumerate(checked)
+                      if n != number}
+            validation.disjoint(f"layers[{number}].weight", layer.weight, others,
+                                self._xp(layer.weight))
+        return self._training_step(checked, optimizer)
+
     # the baseline that tensor casting replaces, for comparison
 
     def expand(self, grad_out, offsets):
@@ -243,7 +280,30 @@ class Device(ABC):
         if state is not None:
             validation.disjoint("state", state, {"weight": weight, **others}, xp)
 
+    def _check_layer(self, layer, optimizer):
+        """Check one layer of a training step; return it without lookups behind the last bag."""
+        weight, grad_out = layer.weight, layer.grad_out
+        xp = self._xp(weight)
+        self._updated(weight, optimizer, layer.state, xp)
+        indices, offsets, _ = self._lookups(
+            layer.indices, layer.offsets, None, "sum", weight.shape[0], "rows of weight", xp)
+        validation.matrix("grad_out", grad_out, rows=offsets.size - 1,
+                          rows_of="one less than offsets", dim=weight.shape[1],
+                          dim_of="as weight", xp=xp)
+        self._disjoint(weight, layer.state, {
+            "grad_out": grad_out, "indices": layer.indices, "offsets": layer.offsets}, xp)
+        return TableStep(weight, indices, offsets, grad_out, layer.state)
+
     # hooks: arguments are checked
+
+    def _training_step(self, layers, optimizer):
+        outs = [self._embedding_bag(layer.weight, layer.indices, layer.offsets, None, "sum")
+                for layer in layers]
+        castings = [self._cast(layer.indices, layer.offsets, layer.weight.shape[0], None)
+                    for layer in layers]
+        for layer, casting in zip(layers, castings, strict=True):
+            self._backward_update(layer.weight, layer.grad_out, casting, optimizer, layer.state)
+        return outs
 
     @abstractmethod
     def _embedding_bag(self, weight, indices, offsets, weights, mode):

@@ -10,21 +10,26 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..golden import SGD, bag_ids, reciprocals
-from ..hw.descriptor import DESCRIPTOR_BYTES, FIELDS, ElementKind, Sink, pack
+from ..hw.descriptor import CAST_FIELDS, DESCRIPTOR_BYTES, FIELDS, ElementKind, Sink, pack
 from ..hw.registers import (
+    CAST_COUNTERS,
     COUNTERS,
     ID_VALUE,
     N_WINDOWS,
     VERSION,
+    CastReader,
     ErrorCode,
     Reader,
     by_name,
 )
 from . import packed_cast, validation
 from .backend import BackendUnavailable, Device
+from .cast_job import Cast, fits_unit
+from .checked_casting import CheckedCasting
 from .placement import PLACEMENTS, Slot, place
+from .ring import Ring
 
-__all__ = ["EngineDevice", "EngineError", "EngineTimeout", "Pass"]
+__all__ = ["Cast", "EngineDevice", "EngineError", "EngineTimeout", "Pass"]
 
 _REGISTERS = by_name()
 #: Number of the placement region and of the address window that covers it.
@@ -33,10 +38,11 @@ _RING, _ARRAYS, _SOURCES, _TARGETS = range(4)
 _POLLS, _POLL_CYCLES = 1000, 64
 #: Codes whose value and limit are integers of an array, so they are signed.
 _SIGNED = (ErrorCode.INDEX_RANGE, ErrorCode.TARGET_RANGE, ErrorCode.TARGET_ORDER,
-           ErrorCode.OFFSET_FIRST, ErrorCode.OFFSET_ORDER, ErrorCode.OFFSET_RANGE)
+           ErrorCode.OFFSET_FIRST, ErrorCode.OFFSET_ORDER, ErrorCode.OFFSET_RANGE,
+           ErrorCode.OFFSET_LAST)
 _RESPONSES = {2: "SLVERR", 3: "DECERR"}
 #: Members of a Pass that become arrays in memory beside the rows.
-_ARRAY_KEYS = ("indices", "offsets", "rows", "weights", "scales")
+_ARRAY_KEYS = ("indices", "offsets", "rows", "weights", "scales", "count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,10 @@ class Pass:
         N where ``indices`` is None; None: as many as source rows.
     relaxed : bool
         Start while earlier passes are still writing.
+    after : int or None
+        Start when so many casts of the submission have completed.
+    count : uint32 [1] or None
+        Where the number of segments stands when the pass starts; S is the most that it may be.
     fields : mapping of str to int
         Descriptor fields to set after all others, whatever they hold: to provoke errors in tests.
     """
@@ -79,6 +89,8 @@ class Pass:
     optimizer: SGD | None = None
     n_lookups: int | None = None
     relaxed: bool = False
+    after: int | None = None
+    count: np.ndarray | None = None
     fields: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -98,29 +110,32 @@ class EngineError(RuntimeError):
     """The engine stopped with an error; the driver has reset it and it can be used again.
 
     What passes before the faulty one wrote stands in memory, and so may part of what that one
-    wrote.
+    wrote, and of what the other unit was at work on.
 
     Attributes
     ----------
     code : ErrorCode
         What was wrong.
+    unit : int
+        0: a pass is at fault; 1: a cast.
     descriptor : int
-        Number of the pass at fault in its submission.
+        Its number among the passes, or the casts, of its submission.
     position, value, limit : int
         Where in it, the value at fault, the limit it broke; see ErrorCode for their meaning.
     counters : dict
         The performance counters when it stopped.
     """
 
-    def __init__(self, code, descriptor, position, value, limit, counters, fields):
+    def __init__(self, code, descriptor, position, value, limit, counters, fields, unit=0):
         self.code = code
+        self.unit = unit
         self.descriptor = descriptor
         self.position = position
         self.value = value
         self.limit = limit
         self.counters = counters
-        super().__init__(f"descriptor {descriptor}: "
-                         f"{_explain(code, position, value, limit, fields)}")
+        super().__init__(f"{('descriptor', 'cast')[unit]} {descriptor}: "
+                         f"{_explain(code, position, value, limit, fields, unit)}")
 
 
 class EngineTimeout(TimeoutError):
@@ -141,15 +156,15 @@ class EngineTimeout(TimeoutError):
         super().__init__(f"engine did not finish within {cycles} cycles ({facts})")
 
 
-def _explain(code, position, value, limit, fields):
-    """Return an error record as a sentence; ``fields`` are the values of the descriptor."""
+def _explain(code, position, value, limit, fields, unit=0):
+    """Return an error record as a sentence; ``fields`` are the values of the unit's descriptor."""
     def reader(number):
-        names = {int(member): member.name for member in Reader}
+        names = {int(member): member.name for member in (Reader, CastReader)[unit]}
         return f"reader {names.get(number, number)}"
 
     if code == ErrorCode.DESCRIPTOR:
         # Several fields may share a byte; those that do not hold the value are not meant.
-        names = [item.name for item in FIELDS
+        names = [item.name for item in (FIELDS, CAST_FIELDS)[unit]
                  if item.lsb // 8 == position and fields.get(item.name, 0) == value]
         return (f"field {' or '.join(names) or '?'} (byte 0x{position:02x}) is {value:#x}, "
                 f"limit {limit:#x}")
@@ -165,11 +180,16 @@ def _explain(code, position, value, limit, fields):
         return f"offsets[{position}] must be at least the one before it, {limit}, not {value}"
     if code == ErrorCode.OFFSET_RANGE:
         return f"offsets[{position}] must be at most {limit}, not {value}"
+    if code == ErrorCode.OFFSET_LAST:
+        return f"offsets[{position}], the last, must be {limit}, not {value}"
+    if code == ErrorCode.SEGMENT_COUNT:
+        return f"number of segments in memory must be at most {limit}, not {value}"
     if code == ErrorCode.WINDOW_READ:
         return (f"{reader(limit)} would read outside the windows at address {value:#x} "
                 f"(element or row {position})")
     if code == ErrorCode.WINDOW_WRITE:
-        return f"segment {position} would be written outside the windows at address {value:#x}"
+        what = "a result" if unit else f"segment {position}"
+        return f"{what} would be written outside the windows at address {value:#x}"
     if code == ErrorCode.READ_RESPONSE:
         return (f"memory answered {_RESPONSES.get(value, value)} to {reader(limit)} after "
                 f"{position} beats")
@@ -246,6 +266,10 @@ class _Memory:
                     return address
         raise KeyError("array was not placed")
 
+    def holds(self, region, data):
+        """Return whether ``data`` has been added to ``region``."""
+        return self._key(data) in self._slots[region]
+
     def mappings(self):
         """Yield (address, data, writable) of everything that has bytes."""
         for number, (_, addresses) in self.regions.items():
@@ -262,7 +286,8 @@ class EngineDevice(Device):
     and at most the engine's ``dim_max``, and the distance between the rows of an array that is
     updated a multiple of the beat. Arrays that are only read are copied where they are not laid
     out like that. Per-sample weights and mode "mean" are refused unless the engine's feature
-    register has them. Casting is done on the host.
+    register has them. Casting is done by the engine's cast unit where there is one, and on the host
+    where not, or where there are more than 2**24 lookups or 2**32 - 1 rows.
 
     Parameters
     ----------
@@ -275,7 +300,9 @@ class EngineDevice(Device):
     seed : int
         Chooses addresses with placement "scattered".
     ring_size_log2 : int
-        Log2 of the descriptor ring's slots, 1 to 15.
+        Log2 of each descriptor ring's slots, 1 to 15.
+    host_cast : bool
+        Cast on the host all the same.
     timeout_cycles : int or None
         Cycles after which a submission is given up; None: 100,000 and 256 per beat of data.
 
@@ -288,7 +315,7 @@ class EngineDevice(Device):
     name = "engine"
 
     def __init__(self, io, config, *, placement="aligned", seed=0, ring_size_log2=8,
-                 timeout_cycles=None):
+                 host_cast=False, timeout_cycles=None):
         if placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {placement!r}")
         if not 1 <= validation.scalar_count("ring_size_log2", ring_size_log2) <= 15:
@@ -304,17 +331,22 @@ class EngineDevice(Device):
         self._broken = None
         self._counters = {}
         self._window_values = {}
-        self._tail = 0
         self._probe()
         self._features = self._read("feature")
+        self._host_cast = bool(host_cast) or not self._features["cast"]
+        self._passes = Ring("", FIELDS, ring_size_log2)
+        self._casts = Ring("cast_", CAST_FIELDS, ring_size_log2)
+        # Both units are served from one region, and so through one window.
+        self._rings = [self._casts, self._passes] if self._features["cast"] else [self._passes]
         self.reset()
-        self._ring = np.zeros((1 << ring_size_log2, DESCRIPTOR_BYTES), np.uint8)
-        region = place([Slot(self._ring.nbytes, DESCRIPTOR_BYTES)], _RING, placement, self._rng)
+        region = place([Slot(ring.memory.nbytes, DESCRIPTOR_BYTES) for ring in self._rings],
+                       _RING, placement, self._rng)
         self._ring_region = region
-        io.map(region.addresses[0], self._ring, writable=False)
-        self._write_pair("ring_base", region.addresses[0])
-        self._write("ring_size_log2", value=ring_size_log2)
-        self._write("irq_enable", done=1, error=1)
+        for ring, address in zip(self._rings, region.addresses, strict=True):
+            io.map(address, ring.memory, writable=False)
+            self._write_pair(f"{ring.prefix}ring_base", address)
+            self._write(f"{ring.prefix}ring_size_log2", value=ring_size_log2)
+        self._write("irq_enable", done=1, error=1, cast_done=1)
 
     # registers
 
@@ -367,16 +399,18 @@ class EngineDevice(Device):
 
     # running
 
-    def submit(self, passes):
-        """Run passes in order in one submission and wait until the last has completed.
+    def submit(self, passes, casts=()):
+        """Run passes in order, and casts in theirs, in one submission; wait until all are complete.
 
-        The arrays' shapes and layout are checked here; what indices, offsets and rows hold is
-        left to the engine's own checks.
+        Both go on at the same time, but for what ``after`` says. The arrays' shapes and layout are
+        checked here; what indices, offsets and rows hold is left to the engine's own checks.
 
         Parameters
         ----------
         passes : sequence of Pass
             A pass sees every memory effect of those before it, unless it is relaxed.
+        casts : sequence of Cast
+            For an engine with a cast unit.
 
         Raises
         ------
@@ -386,24 +420,35 @@ class EngineDevice(Device):
             It did not finish in time.
         """
         self._usable()
-        passes = list(passes)
+        passes, casts = list(passes), list(casts)
         for number, item in enumerate(passes):
             self._check_pass(f"passes[{number}]", item)
-        if not passes:
+            self._check_after(f"passes[{number}]", item, "casts", casts)
+        for number, item in enumerate(casts):
+            self._check_cast(f"casts[{number}]", item)
+            self._check_after(f"casts[{number}]", item, "passes", passes)
+        if not passes and not casts:
             self._counters = dict.fromkeys(self._counter_names(), 0)
             return
-        memory, arrays = self._lay_out(passes)
+        memory, arrays, cast_arrays = self._lay_out(passes, casts)
         descriptors = [self._descriptor(item, its, memory)
                        for item, its in zip(passes, arrays, strict=True)]
-        reads_targets = memory.shared or any(item.optimizer is not None for item in passes)
-        timeout = self._timeout_cycles or self._estimate(passes)
+        cast_descriptors = [self._cast_descriptor(item, its, memory)
+                            for item, its in zip(casts, cast_arrays, strict=True)]
+        # Once a pass that waits for all casts has completed, there is nothing else to wait for.
+        covered = any(item.after == len(casts) for item in passes)
+        self._passes.start(descriptors)
+        self._casts.start(cast_descriptors, interrupts=not covered)
+        reads_targets = (memory.shared or bool(casts)
+                         or any(item.optimizer is not None for item in passes))
+        timeout = self._timeout_cycles or self._estimate(passes, casts)
         mapped = []
         try:
             for address, data, writable in memory.mappings():
                 self.io.map(address, data, writable=writable)
                 mapped.append(address)
             self._program_windows(memory.regions, reads_targets)
-            self._run(descriptors, timeout)
+            self._run(timeout)
         except BaseException as error:
             # The engine may still be at work on these arrays: stop it before they go.
             try:
@@ -458,8 +503,35 @@ class EngineDevice(Device):
             validation.optimizer_sgd(f"{name}.optimizer", item.optimizer)
             if not self._features["sgd"]:
                 raise self._lacks("sgd", f"{name}.optimizer must be None, not {item.optimizer!r}")
+        if item.count is not None:
+            validation.factors(f"{name}.count", item.count, 1, "number", np.uint32)
+            if item.offsets is None:
+                raise ValueError(f"{name}.count must be None without offsets, not an array")
         self._check_rows(f"{name}.source", item.source)
         self._check_target(f"{name}.target", item.target)
+
+    @staticmethod
+    def _check_after(name, item, others_name, others):
+        """Check what a pass or a cast waits for."""
+        if item.after is not None and validation.scalar_count(
+                f"{name}.after", item.after) > len(others):
+            raise ValueError(f"{name}.after must be at most {len(others)}, the {others_name} of "
+                             f"the submission, not {item.after!r}")
+
+    def _check_cast(self, name, item):
+        if not isinstance(item, Cast):
+            raise TypeError(f"{name} must be a Cast, not {type(item).__name__}")
+        if not self._features["cast"]:
+            raise self._lacks("cast", "casts must be empty, not a Cast")
+        validation.index_kind(f"{name}.indices", item.indices)
+        if item.offsets is not None:
+            validation.index_kind(f"{name}.offsets", item.offsets)
+            if item.offsets.size < 1:
+                raise ValueError(f"{name}.offsets must have at least 1 element, not 0")
+        validation.scalar_count(f"{name}.num_rows", item.num_rows)
+        if not fits_unit(item.indices.size, item.num_rows):
+            raise ValueError(f"{name} must have at most 2**24 lookups and 2**32 - 1 rows, "
+                             f"not {item.indices.size} and {item.num_rows}")
 
     def _check_rows(self, name, array):
         """Check an array's columns against what the engine can do."""
@@ -486,10 +558,23 @@ class EngineDevice(Device):
         if weights is not None and not self._features["weighted"]:
             raise self._lacks("weighted", f"{name} must be None, not an array")
 
-    def _lay_out(self, passes):
-        """Place the arrays of ``passes``; return the memory and each pass's arrays as mapped."""
-        beat = self.config.derived.beat_bytes
+    def _lay_out(self, passes, casts):
+        """Place all arrays; return the memory, and each pass's and each cast's arrays as mapped."""
+        derived = self.config.derived
+        beat = derived.beat_bytes
         memory = _Memory()
+        cast_arrays = []
+        for item in casts:
+            its = {"scratch": np.empty(derived.cast_scratch_bytes(item.indices.size), np.uint8)}
+            memory.add(_TARGETS, its["scratch"], derived.cast_line_bytes)
+            for name, _ in item.RESULTS:
+                memory.add(_TARGETS, getattr(item, name).view(np.uint8), beat)
+            for key in ("indices", "offsets"):
+                array = getattr(item, key)
+                its[key] = None if array is None else np.require(array, requirements="CA")
+                if array is not None:
+                    memory.add(_ARRAYS, its[key].view(np.uint8), array.itemsize)
+            cast_arrays.append(its)
         targets = [item.target for item in passes]
         arrays = []
         for number, item in enumerate(passes):
@@ -506,19 +591,21 @@ class EngineDevice(Device):
             for key in _ARRAY_KEYS:
                 array = getattr(item, key)
                 its[key] = None if array is None else np.require(array, requirements="CA")
-                if array is not None:
+                # What a cast of the submission writes has its place among the targets.
+                if array is not None and not memory.holds(_TARGETS, its[key].view(np.uint8)):
                     memory.add(_ARRAYS, its[key].view(np.uint8), array.itemsize)
             memory.add(_SOURCES, _bytes_of_rows(its["source"]), beat)
             memory.add(_TARGETS, _bytes_of_rows(its["target"]), beat)
             arrays.append(its)
         memory.shared = memory.move_shared()
         memory.place(self._placement, self._rng)
-        return memory, arrays
+        return memory, arrays, cast_arrays
 
     def _descriptor(self, item, its, memory):
         """Return the field values of a pass."""
         def base(key):
-            return 0 if its[key] is None else memory.address(its[key].view(np.uint8), _ARRAYS)
+            return 0 if its[key] is None else memory.address(
+                its[key].view(np.uint8), _ARRAYS, _TARGETS)
 
         source, target = its["source"], its["target"]
         lr = 0 if item.optimizer is None else item.optimizer.lr_bits
@@ -536,11 +623,35 @@ class EngineDevice(Device):
             "target_base": base("rows"), "lr": lr,
             "weighted": item.weights is not None, "weight_base": base("weights"),
             "scaled": item.scales is not None, "scale_base": base("scales"),
-        } | dict(item.fields)
+            "counted": item.count is not None, "count_base": base("count"),
+        } | self._wait(item, self._casts) | dict(item.fields)
         pack(values)  # raises where a value does not fit its field, before anything is mapped
         return values
 
-    def _estimate(self, passes):
+    def _cast_descriptor(self, item, its, memory):
+        """Return the field values of a cast."""
+        def base(key):
+            return 0 if its[key] is None else memory.address(its[key].view(np.uint8), _ARRAYS)
+
+        values = {
+            "index_kind": _kind(its["indices"]), "offset_kind": _kind(its["offsets"]),
+            "row_kind": _kind(item.rows), "n_lookups": item.indices.size, "n_bags": item.n_bags,
+            "num_rows": item.rows_below, "index_base": base("indices"),
+            "offset_base": base("offsets"), "scratch_bytes": its["scratch"].size,
+            "scratch_base": memory.address(its["scratch"], _TARGETS),
+        } | {at: memory.address(getattr(item, name).view(np.uint8), _TARGETS)
+             for name, at in item.RESULTS} | self._wait(item, self._passes) | dict(item.fields)
+        pack(values, CAST_FIELDS)
+        return values
+
+    @staticmethod
+    def _wait(item, other):
+        """Return the fields that make ``item`` wait for the unit of the ring ``other``."""
+        if item.after is None:
+            return {}
+        return {"waits": 1, "wait_count": (other.completed + item.after) % 2**16}
+
+    def _estimate(self, passes, casts):
         """Return the cycles after which a submission is given up."""
         beat = self.config.derived.beat_bytes
         n_bytes = 0
@@ -548,7 +659,11 @@ class EngineDevice(Device):
             n_bytes += (item.lookups + 2 * item.segments) * item.source.shape[1] * 4
             for array in (getattr(item, key) for key in _ARRAY_KEYS):
                 n_bytes += 0 if array is None else array.nbytes
-        return 100_000 + 256 * (n_bytes // beat + len(passes))
+        for item in casts:
+            # Each pass of the sort reads and writes every pair, and turns over every bin.
+            digits = -(-32 // self.config.cast_digit_bits) + 1
+            n_bytes += digits * (16 * item.indices.size + (beat << self.config.cast_digit_bits))
+        return 100_000 + 256 * (n_bytes // beat + len(passes) + len(casts))
 
     def _program_windows(self, regions, reads_targets):
         """Open exactly the pages of each region, with exactly the permissions it needs."""
@@ -570,62 +685,72 @@ class EngineDevice(Device):
                 self._write(f"window{number}_access", read=reads, write=writes)
                 self._window_values[number] = wanted
 
-    def _run(self, descriptors, timeout):
-        """Hand ``descriptors`` over in as many pieces as the ring needs and wait for each."""
-        slots = self._ring.shape[0]
+    def _run(self, timeout):
+        """Hand the submission over, in as many pieces as the rings need, and wait for each."""
         self._counters = None
-        self._write("irq_status", done=1, error=1)
+        self._write("irq_status", done=1, error=1, cast_done=1)
         self._write("control", enable=1, clear_counters=1)
-        done = 0
-        while done < len(descriptors):
-            # One slot stays free: head equal to tail means empty.
-            piece = descriptors[done:done + slots - 1]
-            first = self._tail
-            for number, values in enumerate(piece):
-                last = number == len(piece) - 1
-                data = pack(values | ({"interrupt": 1} if last else {}))
-                self._ring[(first + number) % slots] = np.frombuffer(data, np.uint8)
-            self._tail = (first + len(piece)) % slots
-            self._write("ring_tail", value=self._tail)
+        at_work = set()
+        while True:
+            # Casts first: the passes that wait for them come last.
+            for ring in self._rings:
+                if ring.more and ring not in at_work:
+                    ring.fill()
+                    at_work.add(ring)
+                    self._write(f"{ring.prefix}ring_tail", value=ring.tail)
+            asking = [ring for ring in at_work if ring.asks]
+            if not asking:
+                break
             if not self.io.wait(timeout):
                 raise self._timeout(timeout)
             cause = self._read("irq_status")
             if cause["error"]:
-                raise self._error(done, first, descriptors)
-            self._write("irq_status", done=1)
-            self._wait_idle(timeout)
-            done += len(piece)
+                raise self._error()
+            come = [ring for ring in asking if cause[f"{ring.prefix}done"]]
+            if not come:
+                break
+            self._write("irq_status", **{f"{ring.prefix}done": 1 for ring in come})
+            for ring in come:
+                # A descriptor of a test may have asked for an interrupt of its own.
+                if self._head(ring) == ring.tail:
+                    ring.finish()
+                    at_work.discard(ring)
+        self._wait_idle(timeout)
+        for ring in self._rings:
+            ring.finish()
+
+    def _head(self, ring):
+        return self._read_value(f"{ring.prefix}ring_head")
 
     def _wait_idle(self, cycles):
         """Wait the few cycles from the interrupt until the engine shows that it rests."""
         for _ in range(_POLLS):
             if not self._read("status")["busy"]:
-                head = self._read_value("ring_head")
-                if head != self._tail:
+                if any(self._head(ring) != ring.tail for ring in self._rings):
                     break
                 return
         raise self._timeout(cycles)
 
     def _timeout(self, cycles):
-        status = self._read("status") | {
-            "ring_head": self._read_value("ring_head"), "ring_tail": self._tail}
+        status = self._read("status")
+        for ring in reversed(self._rings):
+            status |= {f"{ring.prefix}ring_head": self._head(ring),
+                       f"{ring.prefix}ring_tail": ring.tail}
         return EngineTimeout(cycles, status, self.counters())
 
-    def _error(self, done, first, descriptors):
-        """Return the error record as an exception.
-
-        ``done`` descriptors were completed before those that start in slot ``first``.
-        """
+    def _error(self):
+        """Return the error record as an exception."""
         number = self._read_value("error_code")
         code = ErrorCode(number) if number in ErrorCode._value2member_map_ else number
-        slot = self._read_value("error_descriptor")
+        unit, slot = self._read_value("error_unit"), self._read_value("error_descriptor")
         value, limit = self._read_pair("error_value"), self._read_pair("error_limit")
         if code in _SIGNED:
             value, limit = (word - (word >> 63 << 64) for word in (value, limit))
-        descriptor = done + (slot - first) % self._ring.shape[0]
-        fields = descriptors[descriptor] if descriptor < len(descriptors) else {}
+        ring = (self._passes, self._casts)[unit]
+        descriptor = ring.number_of(slot)
+        fields = ring.descriptors[descriptor] if descriptor < len(ring.descriptors) else {}
         return EngineError(code, descriptor, self._read_value("error_position"), value, limit,
-                           self.counters(), fields)
+                           self.counters(), fields, unit)
 
     def reset(self):
         """Stop the engine, let every transfer in flight finish, and make it ready again.
@@ -637,7 +762,7 @@ class EngineDevice(Device):
         """
         self._write("control", soft_reset=1)
         for _ in range(_POLLS):
-            self._write("irq_status", done=1, error=1)
+            self._write("irq_status", done=1, error=1, cast_done=1)
             status = self._read("status")
             if not (status["resetting"] or status["busy"] or status["error"]):
                 break
@@ -645,8 +770,9 @@ class EngineDevice(Device):
         else:
             self._broken = f"it did not come out of its soft reset (status {status})"
             raise RuntimeError(f"engine {self._broken[3:]}")
-        self._tail = self._read_value("ring_head")
-        self._write("ring_tail", value=self._tail)
+        for ring in self._rings:
+            ring.reset(self._head(ring))
+            self._write(f"{ring.prefix}ring_tail", value=ring.tail)
 
     def close(self):
         """Release the engine."""
@@ -677,7 +803,50 @@ class EngineDevice(Device):
         return self._gathered("weight", weight, indices.size, indices=indices)
 
     def _cast(self, indices, offsets, num_rows, weights):
-        return packed_cast.cast(indices, offsets, num_rows, weights)
+        if self._host_cast or not fits_unit(indices.size, num_rows):
+            return packed_cast.cast(indices, offsets, num_rows, weights)
+        dtype = indices.dtype
+        # Weights are brought into the order of the rows here, by the lookups' positions.
+        item = Cast(indices=indices, offsets=offsets if weights is None else None,
+                    num_rows=num_rows)
+        self.submit([], [item])
+        bags, segment_offsets, rows = item.results()
+        bags = bags.astype(dtype, copy=False)
+        segment_offsets = segment_offsets.astype(dtype, copy=False)
+        n_bags = offsets.size - 1
+        if weights is None:
+            return CheckedCasting(
+                bags, segment_offsets, rows, None, n_bags=n_bags, num_rows=num_rows,
+                find_positions=lambda _: packed_cast.sort_rows(indices, num_rows)[1].astype(dtype))
+        return CheckedCasting(
+            bag_ids(offsets)[bags].astype(dtype, copy=False), segment_offsets, rows, weights[bags],
+            n_bags=n_bags, num_rows=num_rows, positions=bags)
+
+    def _training_step(self, layers, optimizer):
+        validation.optimizer_sgd("optimizer", optimizer)
+        for number, layer in enumerate(layers):
+            self._check_target(f"layers[{number}].weight", layer.weight)
+        if self._host_cast or not all(
+                fits_unit(layer.indices.size, layer.weight.shape[0]) for layer in layers):
+            return super()._training_step(layers, optimizer)
+        casts, forwards, updates = [], [], []
+        for number, layer in enumerate(layers):
+            casts.append(cast := Cast(indices=layer.indices, offsets=layer.offsets,
+                                      num_rows=layer.weight.shape[0]))
+            out = np.empty(layer.grad_out.shape, np.float32)
+            out.view(np.uint8)[...] = 0xAA
+            # Forward passes read what no one of them writes. The first update waits for them all;
+            # one whose table no other layer has need not wait for those before it.
+            forwards.append(Pass(source=layer.weight, target=out, indices=layer.indices,
+                                 offsets=layer.offsets, relaxed=number > 0))
+            alone = not any(np.may_share_memory(layer.weight, other.weight)
+                            for other in layers[:number])
+            updates.append(Pass(
+                source=layer.grad_out, target=layer.weight, indices=cast.bags,
+                offsets=cast.segment_offsets, rows=cast.rows, optimizer=optimizer,
+                count=cast.count, after=number + 1, relaxed=number > 0 and alone))
+        self.submit([*forwards, *updates], casts)
+        return [item.target for item in forwards]
 
     def _casted_gather_reduce(self, grad_out, casting):
         self._check_weights("casting.weights", casting.weights)
@@ -712,19 +881,23 @@ class EngineDevice(Device):
 
     # counters
 
-    @staticmethod
-    def _counter_names():
-        return [name for name, _ in COUNTERS] + ["bursts"]
+    def _counters_here(self):
+        """Return the names of the counters that this engine has."""
+        return [name for name, _ in COUNTERS + (CAST_COUNTERS if self._features["cast"] else ())]
+
+    def _counter_names(self):
+        return [*self._counters_here(), "bursts"]
 
     def counters(self):
         """Return the engine's counters of the last call, a dict of name to int.
 
         Those of ``hw.registers.COUNTERS`` (among them "cycles", "steady_cycles", "r_beats",
         "w_beats", "rows", and the cycles of the read channel by cause, "read_useful" to
-        "read_overhead", which sum to "cycles"), and "bursts", reads and writes together.
+        "read_overhead", which sum to "cycles"), those of CAST_COUNTERS where there is a cast unit,
+        and "bursts", reads and writes of the gather-scatter unit together.
         """
         if self._counters is None:
-            values = {name: self._read_pair(f"counter_{name}") for name, _ in COUNTERS}
+            values = {name: self._read_pair(f"counter_{name}") for name in self._counters_here()}
             values["bursts"] = values["read_bursts"] + values["write_bursts"]
             self._counters = values
         return dict(self._counters)

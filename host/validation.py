@@ -212,9 +212,9 @@ def sample_weights(value, n_lookups, mode="sum", xp=np):
     return value
 
 
-def factors(name, value, size, unit):
-    """Check a float32 array with one element for each of ``size`` lookups or segments."""
-    _array(name, value, 1, (np.float32,), np)
+def factors(name, value, size, unit, dtype=np.float32):
+    """Check an array with one element for each of ``size`` lookups or segments."""
+    _array(name, value, 1, (dtype,), np)
     if value.size != size:
         raise ValueError(f"{name} must have {size} elements ({unit}), not {value.size}")
 

@@ -15,7 +15,7 @@ from .registers import ADDRESS_WIDTH, REGISTERS, constant_values
 __all__ = ["RegisterBank", "member_fields"]
 
 #: What a soft reset of the engine clears in the bank.
-_SOFT_RESET = ("control_enable", "ring_tail")
+_SOFT_RESET = ("control_enable", "ring_tail", "cast_ring_tail")
 
 #: Registers that the first stage of a read selects from, as a number of address bits.
 _GROUP_LOG2 = 3
@@ -66,8 +66,8 @@ class RegisterBank(wiring.Component):
     irq : Out(1)
         High while an enabled cause is set; level, from a flip-flop.
     reset_done : In(1)
-        Pulse at the end of a soft reset: clears control.enable and ring_tail, over a write in the
-        same cycle.
+        Pulse at the end of a soft reset: clears control.enable, ring_tail and cast_ring_tail, over
+        a write in the same cycle.
     one for each field, except of the registers in ``constant_values``
         Named as its register where the register has only the field ``value``, else
         ``<register>_<field>``. ``_lo`` and ``_hi`` registers share one 64-bit member.

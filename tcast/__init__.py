@@ -13,6 +13,7 @@ _HOME = {
     "EngineConfig": ".hw.config",
     "RowwiseAdagrad": ".golden",
     "SGD": ".golden",
+    "TableStep": ".host.table_step",
     "backends": ".api",
     "mean_weights": ".golden",
     "open": ".api",

@@ -15,8 +15,7 @@ from .host.backend import BackendUnavailable
 from .host.build_cache import BuildError
 from .host.driver import EngineDevice
 from .host.golden_backend import GoldenDevice
-from .hw import registers
-from .hw.descriptor import unpack
+from .hw import descriptor, registers
 from .sim.simulation import Simulation
 
 __all__ = ["CAUSES", "OPERATIONS", "CheckedDevice", "Comparison", "Operation", "limit_of",
@@ -132,7 +131,8 @@ class Comparison:
     def __init__(self, io, config, *, placement="aligned", seed=0):
         options = {"placement": placement, "seed": seed}
         self.engine = EngineDevice(ImageIo(io), config, **options)
-        self.machine = EngineDevice(ImageIo(Machine(config, registers, unpack)), config, **options)
+        model = Machine(config, registers, descriptor)
+        self.machine = EngineDevice(ImageIo(model), config, **options)
         self.golden = GoldenDevice()
 
     def __enter__(self):

@@ -16,8 +16,7 @@ from tcast.cosimulation import (
     step,
 )
 from tcast.golden.machine import Machine
-from tcast.hw import registers
-from tcast.hw.descriptor import unpack
+from tcast.hw import descriptor, registers
 from tcast.workloads import TableInput
 
 CONFIG = EngineConfig.preset("tiny64")
@@ -42,7 +41,7 @@ def run(io, item, **options):
 
 
 def machine():
-    return Machine(CONFIG, registers, unpack)
+    return Machine(CONFIG, registers, descriptor)
 
 
 @pytest.mark.parametrize("placement", ["aligned", "scattered"])
@@ -103,7 +102,7 @@ def test_an_engine_that_stops_is_a_mismatch_and_not_a_traceback():
                 value = 0
             super().write_register(offset, value)
 
-    operations = run(Refusing(CONFIG, registers, unpack), table())
+    operations = run(Refusing(CONFIG, registers, descriptor), table())
     assert all("windows" in operation.mismatches[0] for operation in operations.values())
 
 
@@ -115,7 +114,7 @@ def test_one_failure_leaves_the_later_operations_alone():
             failed, self.failed = self.failed, True
             return failed and super().wait(max_cycles)
 
-    operations = run(Once(CONFIG, registers, unpack), table())
+    operations = run(Once(CONFIG, registers, descriptor), table())
     assert [operation.equal for operation in operations.values()] == [False] + 6 * [True]
 
 

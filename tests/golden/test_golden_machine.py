@@ -522,20 +522,29 @@ def test_write_response_counts_bursts():
 
 
 def test_numbers_are_those_of_the_definitions():
-    from tcast.golden import machine
+    from tcast.golden import access, cast_pass, machine
 
-    for code in ErrorCode:
-        if code is not ErrorCode.NONE:
-            assert getattr(machine, f"_{code.name}") == code
-    for reader in Reader:
-        assert getattr(machine, f"_READ_{reader.name}") == reader
-    for kind in layout.ElementKind:
-        assert getattr(machine, kind.name) == kind
+    modules = ((machine, Reader), (cast_pass, registers.CastReader), (access, ()))
+    found = set()
+    for module, readers in modules:
+        names = vars(module)
+        for code in ErrorCode:
+            for name in {f"_{code.name}", code.name} & set(names):
+                assert names[name] == code
+                found.add(code)
+        for reader in readers:
+            assert names[f"_READ_{reader.name}"] == reader
+        for kind in layout.ElementKind:
+            assert names[kind.name] == kind
+    assert found == set(ErrorCode) - {ErrorCode.NONE}
     assert (layout.Sink.WRITE, layout.Sink.SGD) == (machine.WRITE, machine.SGD)
     assert layout.DESCRIPTOR_BYTES == machine.DESCRIPTOR_BYTES
-    first_bits = {field.name: field.lsb for field in layout.FIELDS}
-    for name, byte in FIELD_BYTES.items():
-        assert byte == first_bits[name] // 8
+    assert layout.CAST_LOOKUPS_MAX == cast_pass.LOOKUPS_MAX
+    for fields, checked in ((layout.FIELDS, FIELD_BYTES),
+                            (layout.CAST_FIELDS, cast_pass.CAST_FIELD_BYTES)):
+        first_bits = {field.name: field.lsb for field in fields}
+        for name, byte in checked.items():
+            assert byte == first_bits[name] // 8
 
 
 def test_hundred_thousand_lookups_are_fast():
@@ -613,7 +622,7 @@ class Rig:
 
     def __init__(self, ring=0x8000_0080, config=None):
         self.config = config or EngineConfig.preset("tiny64")
-        self.machine = Machine(self.config, registers, layout.unpack)
+        self.machine = Machine(self.config, registers, layout)
         self.map = registers.by_name()
         self.ring = np.zeros((4, layout.DESCRIPTOR_BYTES), np.uint8)
         self.machine.map(ring, self.ring)

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from tcast.golden.machine import Machine
 from tcast.host.driver import EngineDevice
-from tcast.hw import registers
+from tcast.hw import descriptor, registers
 from tcast.hw.config import EngineConfig
-from tcast.hw.descriptor import unpack
 
 TINY = EngineConfig.preset("tiny64")
 WIDE = EngineConfig.preset("ddr512")
@@ -23,7 +22,7 @@ WEIRD = np.array([
 
 def open_machine(config=TINY, **options):
     """Return the driver on the functional model of an engine."""
-    return EngineDevice(Machine(config, registers, unpack), config, **options)
+    return EngineDevice(Machine(config, registers, descriptor), config, **options)
 
 
 def floats(rng, shape, weird=0.1):

@@ -11,9 +11,8 @@ from tcast.golden.machine import Machine
 from tcast.host.backend import BackendUnavailable
 from tcast.host.driver import EngineDevice, EngineError, EngineTimeout, Pass
 from tcast.host.io import EngineIo
-from tcast.hw import registers
+from tcast.hw import descriptor, registers
 from tcast.hw.config import EngineConfig
-from tcast.hw.descriptor import unpack
 from tcast.hw.registers import ErrorCode
 
 I32, I64, F32 = np.int32, np.int64, np.float32
@@ -24,7 +23,7 @@ class Spy:
     """An EngineIo that passes everything on to a Machine and can be told to misbehave."""
 
     def __init__(self, config=TINY):
-        self.machine = Machine(config, registers, unpack)
+        self.machine = Machine(config, registers, descriptor)
         self.mapped = {}
         self.maps = []            # every (address, bytes, writable) so far
         self.windows = []         # windows open at each hand-over: (base, limit, read, write)
@@ -103,8 +102,8 @@ def test_implementations_are_engine_io(spy):
 
 @pytest.mark.parametrize("name, value, words", [
     ("id", 0xFFFFFFFF, ["id", "0xffffffff"]),
-    ("version", 0x00020000, ["version 0.1", "2.0.0"]),
-    ("version", 0x00000200, ["version 0.1", "0.2.0"]),
+    ("version", 0x00020000, ["version 0.2", "2.0.0"]),
+    ("version", 0x00000300, ["version 0.2", "0.3.0"]),
     ("config_hash", 0, ["config_hash", "0x00000000", "data_width=64"]),
     ("capability", 4 | 1024 << 8 | 4 << 20, ["capability", "'lanes': 4"]),
 ])
@@ -118,7 +117,7 @@ def test_probe_refuses_another_engine(spy, name, value, words):
 
 
 def test_probe_accepts_another_patch_version(spy):
-    spy.patch["version"] = 0x000001FF
+    spy.patch["version"] = 0x000002FF
     EngineDevice(spy, TINY).close()
 
 

@@ -268,7 +268,7 @@ class EngineBench:
     def golden(self, jobs, *, windows=None, size_log2=3):
         """Return (Machine after the same work, its memory as {page: bytes array})."""
         self.fill_ring(jobs, 0, size_log2)
-        machine = Machine(self.config, registers, descriptor.unpack)
+        machine = Machine(self.config, registers, descriptor)
         runs = self._runs()
         arrays = {}
         for first, last in runs:
