@@ -49,7 +49,8 @@ class ReadPort(wiring.Component):
         Bursts are unanswered.
     bus : AXI4 read channels as members named like the ports (ar*, r*).
 
-    Timing: a burst needs three cycles to AR, a beat one cycle from R; one burst and one beat a cycle.
+    Timing: a burst needs three cycles to AR, a beat one cycle from R; one burst and one beat a
+    cycle.
     Reset: only while idle.
     """
 
