@@ -62,14 +62,19 @@ class Engine(wiring.Component):
         connect(m, core.m_axi, flipped(self.m_axi))
         m.d.comb += self.irq.eq(bank.irq)
 
-        # Soft reset: stop issuing, wait for what is in flight, reset the core.
+        # Soft reset: stop issuing, wait for what is in flight, reset the core. The core halts a
+        # cycle after it is told, and the reset that reaches all of it comes from a register.
         resetting = Signal()
+        halted = Signal()
         error = Signal(error_record())
         m.d.comb += [
             core.halt.eq(resetting | error.valid),
-            core_reset.eq(resetting & core.idle),
             bank.reset_done.eq(core_reset),
             bank.status_resetting.eq(resetting),
+        ]
+        m.d.sync += [
+            halted.eq(resetting & ~core_reset),
+            core_reset.eq(halted & core.idle & ~core_reset),
         ]
         with m.If(bank.control_soft_reset):
             m.d.sync += resetting.eq(1)
