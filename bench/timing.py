@@ -1,18 +1,21 @@
 """Clock and area of the engine and of its floating-point parts on ECP5.
 
-    python bench/timing.py [--seeds N] [--jobs N] [--only NAME] [--preset NAME]
+    python bench/timing.py [--seeds N] [--jobs N] [--only NAME] [--preset NAME] [--work DIR]
 
 Writes docs/results/timing.md and .json. Needs the extra ``synth``; the engine
-takes ten to twenty minutes for each seed on one core.
+takes twenty minutes for each seed on one core. With ``--work`` what was placed before is not
+placed again, as long as the Verilog is the same.
 """
 
 import argparse
+import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from amaranth.back import verilog
 from ecp5 import DEVICE, RESOURCES, Registered, place, resources, synthesise
 from results import table, write
 
@@ -47,14 +50,26 @@ def critical(report):
     }
 
 
-def measure(unit, seeds, jobs, done):
-    """Return resources, MHz by seed, and the critical path of the median seed."""
-    with TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as pool:
-        folder = Path(name)
-        used = resources(synthesise(Registered(unit), folder))
+def cells_of(unit, folder):
+    """Return the cells of the netlist in ``folder``; make it if it is of other Verilog."""
+    text = verilog.convert(Registered(unit), name="unit", emit_src=False)
+    source, cells = folder / "unit.v", folder / "cells.json"
+    if cells.exists() and source.read_text() == text:
+        return json.loads(cells.read_text())["design"]["num_cells_by_type"]
+    for old in folder.glob("*.json"):
+        old.unlink()
+    return synthesise(text, folder)
 
+
+def measure(unit, folder, seeds, jobs, done):
+    """Return resources, MHz by seed, and the critical path of the median seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    used = resources(cells_of(unit, folder))
+    with ThreadPoolExecutor(jobs) as pool:
         def one(seed):
-            report = place(folder, seed, *OPTIONS)
+            made = folder / f"report{seed}.json"
+            report = json.loads(made.read_text()) if made.exists() else place(
+                folder, seed, *OPTIONS)
             done()
             return min(clock["achieved"] for clock in report["fmax"].values()), critical(report)
         placed = list(pool.map(one, range(1, seeds + 1)))
@@ -75,6 +90,8 @@ def main():
     parser.add_argument("--preset", default="ecp5-128", choices=PRESETS)
     parser.add_argument("--seeds", type=int, default=3, help="placements of each")
     parser.add_argument("--jobs", type=int, default=2, help="placements at a time")
+    parser.add_argument("--work", type=Path, metavar="DIR",
+                        help="keeps netlists and reports, and uses those that are there")
     parser.add_argument("--only", default="", metavar="NAME", help="prints, writes nothing")
     arguments = parser.parse_args()
     config = EngineConfig.preset(arguments.preset)
@@ -82,11 +99,12 @@ def main():
     if not chosen or arguments.seeds < 1:
         parser.error("nothing to measure")
     found = {}
-    with progress() as bar:
+    with progress() as bar, TemporaryDirectory() as temporary:
+        work = arguments.work or Path(temporary)
         task = bar.add_task("placing", total=len(chosen) * arguments.seeds)
         for name, unit in chosen.items():
-            found[name] = measure(unit(), arguments.seeds, arguments.jobs,
-                                  lambda: bar.advance(task))
+            found[name] = measure(unit(), work / name.split(",")[0], arguments.seeds,
+                                  arguments.jobs, lambda: bar.advance(task))
             print(name, found[name], flush=True)
     if arguments.only:
         return

@@ -506,7 +506,7 @@ class Machine:
                 break
             completed += 1
             self._values[f"{prefix}ring_head"] = (slot + 1) % self._slots(prefix)
-            self._values[f"{prefix}completed"] = (self._values[f"{prefix}completed"] + 1) % 2**16
+            self._values[f"{prefix}completed"] = (self._values[f"{prefix}completed"] + 1) % 2**32
             if descriptor["interrupt"]:
                 self._set("irq_status", **{f"{prefix}done": 1})
         return completed
@@ -533,7 +533,7 @@ class Machine:
     def _waits(self, prefix, descriptor):
         """Return whether a descriptor waits for the other unit; it is kept until then."""
         other = "" if prefix else "cast_"
-        behind = (self._values[f"{other}completed"] - descriptor["wait_count"]) % 2**16 >= 2**15
+        behind = (self._values[f"{other}completed"] - descriptor["wait_count"]) % 2**32 >= 2**31
         if descriptor["waits"] and behind:
             self._waiting[prefix] = descriptor
             return True

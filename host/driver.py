@@ -649,7 +649,7 @@ class EngineDevice(Device):
         """Return the fields that make ``item`` wait for the unit of the ring ``other``."""
         if item.after is None:
             return {}
-        return {"waits": 1, "wait_count": (other.completed + item.after) % 2**16}
+        return {"waits": 1, "wait_count": (other.completed + item.after) % 2**32}
 
     def _estimate(self, passes, casts):
         """Return the cycles after which a submission is given up."""

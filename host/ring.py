@@ -28,7 +28,7 @@ class Ring:
     tail : int
         Slot behind the last descriptor handed over.
     completed : int
-        Descriptors completed since the last reset, modulo 2**16.
+        Descriptors completed since the last reset, modulo 2**32.
     descriptors : list of dict
         Field values of the submission.
     interrupts : bool
@@ -77,7 +77,7 @@ class Ring:
 
     def finish(self):
         """Note that the piece has completed; again is harmless."""
-        self.completed = (self.completed + self._piece) % 2**16
+        self.completed = (self.completed + self._piece) % 2**32
         self._done += self._piece
         self._piece = 0
 

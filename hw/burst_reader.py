@@ -24,7 +24,7 @@ class BurstReader(wiring.Component):
     registered : bool
         Put a register behind the buffer; see Queue.
     queued : bool
-        Put a queue behind i, so that i.ready does not depend on o.ready; else a register.
+        Put a queue behind i; else a register, which lets a burst through every other cycle.
 
     Members
     -------
@@ -39,8 +39,9 @@ class BurstReader(wiring.Component):
     starved : Out(1)
         A burst waits for room.
 
-    Timing: two cycles from i to o, one if not ``queued``, and one burst per cycle; two cycles from
-    beats to data, three if ``registered``. o.valid is a flip-flop.
+    Timing: two cycles from i to o, one if not ``queued``; one burst per cycle, or every other one;
+    two cycles from beats to data, three if ``registered``. o.valid is a flip-flop, and i.ready
+    does not depend on o.ready.
     Reset: empties the buffer and takes back all credit; transfers in flight must have ended.
     Resources: a memory of ``depth`` beats.
     """
@@ -82,12 +83,10 @@ class BurstReader(wiring.Component):
                 bursts.i.valid.eq(self.i.valid & enough),
             ]
         else:
-            free = ~self.o.valid | self.o.ready
+            free = ~self.o.valid
             with m.If(free):
-                m.d.sync += [
-                    self.o.valid.eq(self.i.valid & enough),
-                    self.o.payload.eq(self.i.payload),
-                ]
+                m.d.sync += self.o.payload.eq(self.i.payload)
+            m.d.sync += self.o.valid.eq(Mux(free, self.i.valid & enough, ~self.o.ready))
         m.d.comb += [
             enough.eq(credit >= self.i.payload.beats),
             self.i.ready.eq(free & enough),

@@ -53,9 +53,9 @@ class Core(wiring.Component):
     windows : In(windows_layout())
     enable, ring_base, ring_size_log2, tail, head, count, other_completed : the ring, see Sequencer
     halt : In(1)
-        Issue no further burst and start no further descriptor.
+        Issue no further burst and start no further descriptor, from the next cycle on.
     idle : Out(1)
-        No transfer is in flight. Under ``halt`` it stays so.
+        No transfer is in flight. Under ``halt`` it stays so, from the next cycle on.
     busy : Out(1)
         A descriptor is fetched, checked or in work.
     interrupt : Out(1)
@@ -234,5 +234,5 @@ class Core(wiring.Component):
         grants = first_of(record.valid for record in records)
         m.d.comb += Value.cast(self.error).eq(select(grants, records))
         stopped = Signal()
-        m.d.sync += stopped.eq(stopped | Cat(unit.error.valid for unit in units).any())
-        m.d.comb += halt.eq(self.halt | stopped)
+        stops = stopped | Cat(unit.error.valid for unit in units).any()
+        m.d.sync += [stopped.eq(stops), halt.eq(stops | self.halt)]

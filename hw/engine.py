@@ -84,14 +84,19 @@ class Engine(wiring.Component):
         busy = Cat(unit.busy for unit in units).any()
         m.d.comb += self.irq.eq(bank.irq)
 
-        # Soft reset: stop issuing, wait for what is in flight, reset the units.
+        # Soft reset: stop issuing, wait for what is in flight, reset the units. The core halts a
+        # cycle after it is told, and the reset that reaches all of them comes from a register.
         resetting = Signal()
+        halted = Signal()
         error = Signal(error_record())
         m.d.comb += [
             *(unit.halt.eq(resetting | error.valid) for unit in units),
-            core_reset.eq(resetting & idle),
             bank.reset_done.eq(core_reset),
             bank.status_resetting.eq(resetting),
+        ]
+        m.d.sync += [
+            halted.eq(resetting & ~core_reset),
+            core_reset.eq(halted & idle & ~core_reset),
         ]
         with m.If(bank.control_soft_reset):
             m.d.sync += resetting.eq(1)

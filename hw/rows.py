@@ -227,7 +227,9 @@ class BurstSplitter(wiring.Component):
         position = Signal(COUNT_WIDTH)
 
         first_beat = self.i.payload.address[beat_log2:]
-        fits = remaining <= to_boundary
+        fits = Signal()  # remaining <= to_boundary: this burst is the row's last
+        room = Signal.like(to_boundary)
+        m.d.comb += room.eq((1 << block_log2) - first_beat[:block_log2])
         out_free = ~self.o.valid | self.o.ready
         m.d.comb += self.i.ready.eq(~active | (out_free & fits))
         with m.If(out_free):
@@ -245,6 +247,7 @@ class BurstSplitter(wiring.Component):
                     start.eq(0),
                     to_boundary.eq(1 << block_log2),
                     remaining.eq(remaining - to_boundary),
+                    fits.eq(remaining - to_boundary <= 1 << block_log2),
                     active.eq(~fits),
                 ]
         with m.If(self.i.ready & self.i.valid):
@@ -254,7 +257,8 @@ class BurstSplitter(wiring.Component):
                 base.eq(first_beat),
                 block_number.eq(0),
                 start.eq(first_beat[:block_log2]),
-                to_boundary.eq((1 << block_log2) - first_beat[:block_log2]),
+                to_boundary.eq(room),
+                fits.eq(self.i.payload.end | (self.i.payload.beats <= room)),
                 remaining.eq(Mux(self.i.payload.end, 0, self.i.payload.beats)),
                 position.eq(self.i.payload.position),
             ]

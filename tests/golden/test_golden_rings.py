@@ -195,9 +195,9 @@ def test_a_wait_for_what_never_comes_stays_busy():
 
 
 @pytest.mark.parametrize("completed, wanted, goes", [
-    (0, 0, True), (5, 5, True), (5, 6, False), (5, 4, True), (0, 2**16 - 1, True),
-    (2**16 - 1, 0, False), (100, 100 + 2**15, False), (100, 101 + 2**15, True),
-    (2**16 - 2, 2**16 - 2, True)])
+    (0, 0, True), (5, 5, True), (5, 6, False), (5, 4, True), (0, 2**32 - 1, True),
+    (2**32 - 1, 0, False), (100, 100 + 2**31, False), (100, 101 + 2**31, True),
+    (2**32 - 2, 2**32 - 2, True)])
 def test_counts_are_compared_modulo_their_width(completed, wanted, goes):
     rig = Rings()
     _, _, _, backward, *_ = step(rig)
@@ -210,7 +210,7 @@ def test_counts_are_compared_modulo_their_width(completed, wanted, goes):
 def test_completed_wraps():
     rig = Rings()
     cast, _, forward, *_ = step(rig)
-    rig.machine._values["cast_completed"] = rig.machine._values["completed"] = 2**16 - 1
+    rig.machine._values["cast_completed"] = rig.machine._values["completed"] = 2**32 - 1
     rig.hand("cast_", cast)
     rig.hand("", forward)
     assert rig.read("cast_completed") == rig.read("completed") == 0

@@ -423,7 +423,7 @@ def test_counter_read_memory_counts_the_latency():
 
 def test_counter_read_address_counts_what_nobody_accepts():
     counters = counters_of()
-    stalled = counters_of(stall=0.6)
+    stalled = counters_of(stall=0.8)
     assert stalled["read_address"] > counters["read_address"]
     assert stalled["w_stall"] > 0
 
