@@ -344,6 +344,7 @@ class EngineDevice(Device):
         self._ring_region = region
         for ring, address in zip(self._rings, region.addresses, strict=True):
             io.map(address, ring.memory, writable=False)
+        for ring, address in zip(self._rings, region.addresses, strict=True):
             self._write_pair(f"{ring.prefix}ring_base", address)
             self._write(f"{ring.prefix}ring_size_log2", value=ring_size_log2)
         self._write("irq_enable", done=1, error=1, cast_done=1)

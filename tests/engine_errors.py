@@ -1,12 +1,12 @@
-"""Passes that stop the engine, with the record each must leave: for the model and for the RTL."""
+"""Passes and casts that stop the engine, with the record each must leave: for model and RTL."""
 
 import numpy as np
 
 import tcast
-from tcast.host.driver import Pass
-from tcast.hw.registers import ErrorCode, Reader
+from tcast.host.driver import Cast, Pass
+from tcast.hw.registers import CastReader, ErrorCode, Reader
 
-I32, I64, F32 = np.int32, np.int64, np.float32
+I32, I64, U32, F32 = np.int32, np.int64, np.uint32, np.float32
 
 
 def indices_of(count, position, value, dtype=I64):
@@ -58,6 +58,10 @@ def engine_errors():
     beyond[6] = 13
     yield ("offset beyond", forward(offsets=beyond), ErrorCode.OFFSET_RANGE, 6, 13, 12,
            ["offsets[6]", "at most 12", "not 13"])
+    yield ("segments in memory", forward(count=np.array([7], U32)), ErrorCode.SEGMENT_COUNT, 0, 7,
+           6, ["number of segments in memory", "at most 6", "not 7"])
+    yield ("count outside", forward(count=np.array([6], U32), fields={"count_base": 0x6004}),
+           ErrorCode.WINDOW_READ, 0, 0x6000, Reader.COUNT, ["reader COUNT", "0x6000"])
     for field, value, position, limit in [
             ("index_kind", 3, 0x00, 2), ("sink", 2, 0x00, 1), ("weight_base", 2, 0x48, 0),
             ("dim", 3, 0x04, 1024), ("dim", 2048, 0x04, 1024), ("src_base", 4, 0x10, 0),
@@ -77,3 +81,43 @@ def engine_errors():
            ErrorCode.READ_RESPONSE, 2, 3, Reader.ROW, ["DECERR", "reader ROW", "after 2 beats"])
     yield ("no memory to write", forward(target=np.zeros((5, 4), F32), fields={"dst_rows": 6}),
            ErrorCode.WRITE_RESPONSE, 5, 3, 0, ["DECERR", "write", "after 5 bursts"])
+
+
+def cast_errors():
+    """Yield (id, cast, code, position, value, limit, words of the message).
+
+    Positions are None where they count accesses in the hardware's own order.
+    """
+    def cast(indices=None, offsets=None, num_rows=20, **fields):
+        return Cast(indices=np.zeros(12, I64) if indices is None else indices,
+                    offsets=np.arange(0, 13, 2) if offsets is None else offsets,
+                    num_rows=num_rows, fields=fields)
+
+    yield ("index", cast(indices_of(12, 7, 20)), ErrorCode.INDEX_RANGE, 7, 20, 20,
+           ["index of lookup 7", "below 20", "not 20"])
+    yield ("index -1", cast(indices_of(12, 3, -1, I32)), ErrorCode.INDEX_RANGE, 3, -1, 20,
+           ["index of lookup 3", "not -1"])
+    yield ("index 2**40", cast(indices_of(12, 11, 2**40)), ErrorCode.INDEX_RANGE, 11, 2**40, 20,
+           ["index of lookup 11"])
+    yield ("first offset", cast(offsets=np.array([2, 12])), ErrorCode.OFFSET_FIRST, 0, 2, 0,
+           ["offsets[0]", "not 2"])
+    yield ("falling offset", cast(offsets=np.array([0, 9, 4, 12])), ErrorCode.OFFSET_ORDER, 2, 4,
+           9, ["offsets[2]", "before it, 9", "not 4"])
+    yield ("offset beyond", cast(offsets=np.array([0, 13], I32)), ErrorCode.OFFSET_RANGE, 1, 13,
+           12, ["offsets[1]", "at most 12", "not 13"])
+    yield ("last offset", cast(offsets=np.array([0, 4, 11])), ErrorCode.OFFSET_LAST, 2, 11, 12,
+           ["offsets[2]", "the last, must be 12", "not 11"])
+    for field, value, position, limit in [
+            ("index_kind", 0, 0x00, 2), ("offset_kind", 3, 0x00, 2), ("row_kind", 3, 0x00, 2),
+            ("n_lookups", 2**24 + 1, 0x08, 2**24), ("num_rows", 0, 0x10, 0),
+            ("index_base", 4, 0x18, 0), ("offset_base", 2, 0x20, 0), ("bags_base", 4, 0x30, 0),
+            ("count_base", 4, 0x48, 0)]:
+        yield (f"{field} {value}", cast(**{field: value}), ErrorCode.DESCRIPTOR, position, value,
+               limit, [field, f"byte 0x{position:02x}", hex(value)])
+    yield ("read outside", cast(index_base=0x5000), ErrorCode.WINDOW_READ, 0, 0x5000,
+           CastReader.INDEX, ["reader INDEX", "0x5000", "outside the windows"])
+    yield ("offsets outside", cast(offset_base=0x6000), ErrorCode.WINDOW_READ, 0, 0x6000,
+           CastReader.OFFSET, ["reader OFFSET", "0x6000"])
+    for field in ("bags_base", "segments_base", "rows_base", "count_base"):
+        yield (f"{field} outside", cast(**{field: 0x7000}), ErrorCode.WINDOW_WRITE, None, 0x7000,
+               0, ["a result", "0x7000", "outside the windows"])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from engine_errors import engine_errors
+from engine_errors import cast_errors, engine_errors
 from host_cases import TINY, WIDE, batch, floats, open_machine
 
 import tcast
@@ -16,6 +16,8 @@ from tcast.hw.config import EngineConfig
 from tcast.hw.registers import ErrorCode
 
 I32, I64, F32 = np.int32, np.int64, np.float32
+#: Rings that stay mapped: one for each unit.
+RINGS = 2
 OFFSET = {name: register.offset for name, register in registers.by_name().items()}
 
 
@@ -156,12 +158,13 @@ def test_engine_error_becomes_an_exception_and_the_device_stays_usable(
     assert error.counters["descriptors"] == 1
     assert golden.bits_equal(before.target, expected_of(before)), "passes before it are done"
     assert not item.target.any() and not behind.target.any()
-    assert len(spy.mapped) == 1, "only the ring stays mapped"
+    assert len(spy.mapped) == RINGS, "only the rings stay mapped"
     still_works(device)
 
 
 def test_every_error_code_is_provoked():
-    assert {case[2] for case in engine_errors()} == set(ErrorCode) - {ErrorCode.NONE}
+    found = {case[2] for case in [*engine_errors(), *cast_errors()]}
+    assert found == set(ErrorCode) - {ErrorCode.NONE}
 
 
 def test_unknown_error_code_is_reported(spy):
@@ -193,17 +196,15 @@ def pages(address, n_bytes):
     ("scattered", seed) for seed in range(12)])
 def test_windows_open_exactly_the_pages_needed(spy, placement, seed):
     device = EngineDevice(spy, TINY, placement=placement, seed=seed)
-    ring = spy.maps[0]
+    rings = spy.maps[:RINGS]
     case = batch(seed, 300, 90, 9, 30, I32, I64)
     device.embedding_bag(case.weight, case.indices, case.offsets)
-    spy.maps[1:] = []
-    spy.windows.clear()
     casting = device.cast(case.indices, case.offsets, 300)
     for call, reads_target in (
             (lambda: device.embedding_bag(case.weight, case.indices, case.offsets), False),
             (lambda: device.backward_update(case.weight, case.grad_out, casting, tcast.SGD(1)),
              True)):
-        spy.maps, spy.windows = [ring], []
+        spy.maps, spy.windows = list(rings), []
         call()
         (windows,) = spy.windows
         readable, writable = set(), set()
@@ -270,8 +271,8 @@ def test_a_pass_sees_those_before_it(spy):
     assert golden.bits_equal(second.target, out[[5, 0, 5]])
     assert golden.bits_equal(weight, expected)
     assert golden.bits_equal(fourth.target, expected)
-    # The ring, three integer arrays and indices, one source; each array was mapped once.
-    assert len(spy.maps) == 1 + 4 + 1 + 4
+    # The rings, three integer arrays and indices, one source; each array was mapped once.
+    assert len(spy.maps) == RINGS + 4 + 1 + 4
 
 
 def test_a_result_can_be_a_source_without_sgd():
@@ -287,7 +288,7 @@ def test_an_array_used_twice_is_mapped_once(spy):
     again = Pass(source=item.source, indices=item.indices, offsets=item.offsets,
                  target=np.zeros((6, 4), F32))
     device.submit([item, again])
-    assert len(spy.maps) == 1 + 2 + 1 + 2
+    assert len(spy.maps) == RINGS + 2 + 1 + 2
     assert golden.bits_equal(item.target, again.target)
 
 
@@ -346,7 +347,7 @@ def test_submit_checks_shapes_and_maps_nothing(spy, changes, error, words):
         device.submit([pass_of(**changes)])
     for word in words:
         assert word in str(caught.value)
-    assert len(spy.maps) == 1
+    assert len(spy.maps) == RINGS
     with pytest.raises(TypeError, match=r"passes\[0\] must be a Pass, not dict"):
         device.submit([{}])
     still_works(device)
@@ -442,11 +443,12 @@ def test_timeout_shows_status_and_leaves_the_device_usable(spy):
     asked = []
     spy.on_wait = lambda cycles: asked.append(cycles)
     with pytest.raises(EngineTimeout, match=r"within 123 cycles \(busy 0, error 0, resetting 0, "
-                                            r"ring_head 1, ring_tail 1\)") as caught:
+                                            r"ring_head 1, ring_tail 1, cast_ring_head 0, "
+                                            r"cast_ring_tail 0\)") as caught:
         device.submit([pass_of()])
     assert caught.value.counters["descriptors"] == 1
     assert asked == [123]
-    assert len(spy.mapped) == 1
+    assert len(spy.mapped) == RINGS
     spy.on_wait = None
     still_works(device)
 
@@ -473,7 +475,7 @@ def test_engine_that_stays_busy_is_a_timeout(spy):
         device.submit([pass_of()])
     assert "could not be reset" in caught.value.__notes__[0]
     # It may still be writing: the arrays stay where they are, and the device is refused.
-    assert len(spy.mapped) > 1
+    assert len(spy.mapped) > RINGS
     spy.patch.clear()
     with pytest.raises(RuntimeError, match=r"cannot be used: .*soft reset"):
         device.submit([pass_of()])
@@ -507,7 +509,7 @@ def test_interruption_stops_the_engine_and_takes_the_arrays_back(spy):
     spy.on_wait = interrupt
     with pytest.raises(KeyboardInterrupt):
         device.submit([pass_of()])
-    assert len(spy.mapped) == 1
+    assert len(spy.mapped) == RINGS
     still_works(device)
 
 
@@ -525,7 +527,8 @@ def test_counters_name_every_cause(spy):
     case = batch(0, 10, 3, 4, 4, I64, I64)
     device.embedding_bag(case.weight, case.indices, case.offsets)
     counters = device.counters()
-    assert set(counters) == {name for name, _ in registers.COUNTERS} | {"bursts"}
+    assert set(counters) == {name for name, _ in registers.COUNTERS + registers.CAST_COUNTERS} | {
+        "bursts"}
     assert counters["rows"] == case.used and counters["segments"] == 3
     assert counters["row_beats"] == 2 * case.used
     spy.machine._values["counter_cycles_hi"] = 5
