@@ -58,7 +58,8 @@ def test_cast_is_goldens_to_the_bit(seed, num_rows, index, offset, weighted, pla
     case = batch(seed, num_rows, 40, 9, 1, index, offset, behind=3) if num_rows < 10_000 else None
     if case is None:
         rng = np.random.default_rng(seed)
-        indices, offsets = rng.integers(0, num_rows, 90).astype(index), np.array([0, 80, 90], offset)
+        indices = rng.integers(0, num_rows, 90).astype(index)
+        offsets = np.array([0, 80, 90], offset)
         weights = floats(rng, 90)
     else:
         indices, offsets, weights = case.indices, case.offsets, case.sample_weights
@@ -323,7 +324,7 @@ def test_submit_checks_casts_and_maps_nothing(item, error, words):
 
 
 def test_an_engine_without_the_unit_takes_no_casts():
-    with pytest.raises(ValueError, match="casts must be empty.*bit `cast`.*is 0"):
+    with pytest.raises(ValueError, match=r"casts must be empty.*bit `cast`.*is 0"):
         open_machine(NO_UNIT).submit([pass_of()], [cast_of()])
     with pytest.raises(ValueError, match=r"passes\[0\].after must be at most 0, the casts"):
         open_machine(NO_UNIT).submit([pass_of(after=1)])
