@@ -724,9 +724,9 @@ def tune(entry, report, quick):
     copy = report.data["bandwidth"].get("copy_bytes_per_s", math.nan)
     variants = {"default": {}}
     variants |= {f"min_blocks {n}": {"min_blocks": n} for n in (1, 3, 4)}
-    variants |= {f"update_batch {n}": {"update_batch": n} for n in (1, 2, 8)}
-    variants |= {f"batch {n}": {"batch": n} for n in (2, 4)}
-    variants["update_batch 2, min_blocks 3"] = {"update_batch": 2, "min_blocks": 3}
+    variants |= {f"update_batch {n}": {"update_batch": n} for n in (1, 4, 8)}
+    variants |= {f"batch {n}": {"batch": n} for n in (1, 4)}
+    variants["update_batch 4, min_blocks 3"] = {"update_batch": 4, "min_blocks": 3}
     variants["update_batch 1, min_blocks 4"] = {"update_batch": 1, "min_blocks": 4}
     variants |= {f"slice {n}, stages 2": {"slice": n, "stages": 2} for n in (8, 16)}
     variants["slice 32, stage_rows 96"] = {"slice": 32, "stages": 3, "stage_rows": 96}

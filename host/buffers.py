@@ -8,12 +8,25 @@ import math
 
 import numpy as np
 
-__all__ = ["Buffers"]
+__all__ = ["Buffers", "aligned_empty"]
 
 #: Alignment of the arrays in bytes: a cache line, so that no row of whole lines lies on one more.
 ALIGNMENT = 64
 #: Arrays below this many bytes are left to NumPy, whose allocator keeps their pages.
 SMALLEST = 1 << 14
+
+
+def aligned_empty(shape, dtype=np.float32):
+    """Return a new array of undefined content that starts on a cache line, for a table say.
+
+    NumPy's own start 16 bytes behind a page, so that each row of whole lines lies on one line more
+    and each vector of 64 bytes on two.
+    """
+    dtype = np.dtype(dtype)
+    n_bytes = math.prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize
+    block = np.empty(n_bytes + ALIGNMENT, np.uint8)
+    begin = -block.__array_interface__["data"][0] % ALIGNMENT
+    return block[begin:begin + n_bytes].view(dtype).reshape(shape)
 
 
 class _Lender:

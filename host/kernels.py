@@ -68,8 +68,8 @@ class Tuning:
 
     block: int = 256
     min_blocks: int = 2
-    batch: int = 1
-    update_batch: int = 4
+    batch: int = 2
+    update_batch: int = 2
     slice: int = 8
     stages: int = 4
     stage_rows: int = 256

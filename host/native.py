@@ -21,7 +21,7 @@ from .buffers import Buffers
 from .build_cache import BuildError, build_once, file_facts, run_logged
 from .checked_casting import CheckedCasting
 
-__all__ = ["INSTRUCTION_SETS", "NativeCore", "instruction_sets", "load", "loaded"]
+__all__ = ["INSTRUCTION_SETS", "NativeCore", "expected", "instruction_sets", "load", "loaded"]
 
 _SOURCE = Path(__file__).resolve().parent / "cpp" / "core.cpp"
 
@@ -282,6 +282,16 @@ def _open(path):
     finally:
         for name in set_here:
             del os.environ[name]
+
+
+def expected():
+    """Return (name, reason): the core that the cpu backend would use, without compiling it."""
+    name = instruction_sets()[0]
+    if name not in _loaded and shutil.which("g++") is None:
+        return "numpy", "g++ is not installed, so there is no compiled core"
+    if name == "portable":
+        return name, "this processor is not known to have AVX2"
+    return name, f"the best instruction set of this processor: {', '.join(instruction_sets())}"
 
 
 def load(name=None):

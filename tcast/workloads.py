@@ -222,6 +222,7 @@ def draw_batch(workload, distribution="powerlaw", exponent=1.05, seed=0):
 
     Without weights, so that several batches can be drawn for one set of tables.
     """
+    from .host.buffers import aligned_empty
     from .host.peers import TableBatch
 
     _check_distribution(distribution, exponent)
@@ -229,10 +230,10 @@ def draw_batch(workload, distribution="powerlaw", exponent=1.05, seed=0):
     for number, table in enumerate(workload.tables):
         rng = np.random.default_rng([seed, number, 2])
         count = workload.batch * table.pooling
-        batch.append(TableBatch(
-            _rows(distribution, exponent, rng, table, count),
-            np.arange(0, count + 1, table.pooling),
-            rng.standard_normal((workload.batch, table.dim), dtype=np.float32)))
+        indices = _rows(distribution, exponent, rng, table, count)
+        grad_out = aligned_empty((workload.batch, table.dim))
+        rng.standard_normal(out=grad_out, dtype=np.float32)
+        batch.append(TableBatch(indices, np.arange(0, count + 1, table.pooling), grad_out))
     return batch
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...golden import RowwiseAdagrad
 from ..backend import BackendUnavailable
+from ..buffers import aligned_empty
 
 __all__ = ["Peer", "TableBatch", "Tables", "available", "importable", "lacks", "open_peer",
            "peer_names"]
@@ -46,9 +47,12 @@ class Tables:
 
     def __init__(self, shapes, with_state=False):
         self.shapes = [(int(rows), int(dim)) for rows, dim in shapes]
-        self.flat = np.empty(sum(rows * dim for rows, dim in self.shapes), np.float32)
-        self.flat_state = np.zeros(sum(rows for rows, _ in self.shapes), np.float32) \
-            if with_state else None
+        # On cache lines, as PyTorch and FBGEMM allocate their own.
+        self.flat = aligned_empty(sum(rows * dim for rows, dim in self.shapes))
+        self.flat_state = None
+        if with_state:
+            self.flat_state = aligned_empty(sum(rows for rows, _ in self.shapes))
+            self.flat_state[:] = 0
         self.weights, self.states = [], []
         at = row = 0
         for rows, dim in self.shapes:

@@ -10,6 +10,7 @@ from importlib import import_module
 import numpy as np
 
 from ...golden import SGD
+from ..buffers import aligned_empty
 from .base import Peer, importable
 
 __all__ = ["FbgemmCudaPeer", "FbgemmPeer"]
@@ -96,7 +97,9 @@ class FbgemmPeer(Peer):
         arrays = [indices, offsets]
         if batch[0].per_sample_weights is not None:
             arrays.append(np.concatenate([item.per_sample_weights for item in batch]))
-        grad_out = np.concatenate([item.grad_out for item in batch], axis=1)
+        shape = len(batch[0].grad_out), sum(item.grad_out.shape[1] for item in batch)
+        grad_out = np.concatenate([item.grad_out for item in batch], axis=1,
+                                  out=aligned_empty(shape))
         return _Work(tuple(self._tensor(array) for array in arrays), self._tensor(grad_out))
 
     def _finish(self):

@@ -7,6 +7,7 @@ import subprocess
 from importlib import metadata
 
 from ..api import backends
+from ..host import native
 from .console import Json, print_json, print_table
 
 __all__ = ["information", "register"]
@@ -53,6 +54,9 @@ def register(app):
         if found["gpus"]:
             print_table(("GPU", "memory", "driver"),
                         [tuple(gpu.values()) for gpu in found["gpus"]], title="GPUs")
+        core = found["cpu_core"]
+        print_table(("core of the cpu backend", "why"), [(core["name"], core["reason"])],
+                    title="CPU")
         print_table(("backend", "available"),
                     [(name, f"no: {backend['reason']}" if backend["reason"] else "yes")
                      for name, backend in found["backends"].items()], title="Backends")
@@ -62,7 +66,9 @@ def information():
     """Return what ``tcast info --json`` prints, as a dict of JSON types.
 
     ``packages`` and ``tools`` map names to a version or None; ``gpus`` lists name, memory and
-    driver; ``backends`` maps the names of ``tcast.open`` to ``available`` and ``reason``.
+    driver; ``cpu_core`` has the ``name`` of the core that the cpu backend would use ("avx512",
+    "avx2", "portable" or "numpy") and the ``reason``; ``backends`` maps the names of
+    ``tcast.open`` to ``available`` and ``reason``.
     """
     return {
         "packages": {"tcast": _version("tcast"), "python": platform.python_version(),
@@ -70,6 +76,7 @@ def information():
         "tools": {"verilator": _verilator(),
                   **{name: _program(name, option) for name, option in _PROGRAMS.items()}},
         "gpus": _gpus(),
+        "cpu_core": dict(zip(("name", "reason"), native.expected(), strict=True)),
         "backends": {name: {"available": not reason, "reason": reason}
                      for name, reason in backends().items()},
     }

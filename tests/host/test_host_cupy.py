@@ -119,7 +119,7 @@ def test_long_segments_return_golden_bits(use_cupy, monkeypatch, dim, index_type
 
 @pytest.mark.parametrize("changes", [
     {"batch": 4, "update_batch": 1, "slice": 16, "stages": 2, "stage_rows": 64},
-    {"batch": 2, "update_batch": 2, "slice": 32, "stages": 3, "stage_rows": 96},
+    {"batch": 1, "update_batch": 4, "slice": 32, "stages": 3, "stage_rows": 96},
     {"block": 512, "min_blocks": 1}], ids=str)
 def test_tuning_changes_no_bit(use_cupy, monkeypatch, changes):
     device = opened(monkeypatch, use_cupy, "trusted", tuning=Tuning().but(**changes))
