@@ -18,6 +18,8 @@ class ArrayBursts(wiring.Component):
     config : EngineConfig
     block : int
         Greatest length in beats; a power of two, and no more than 4 KiB.
+    words_only : bool
+        Every job is INT32.
 
     Members
     -------
@@ -26,66 +28,76 @@ class ArrayBursts(wiring.Component):
     o : Out(stream.Signature(burst()))
         The bursts; the position is that of the first element in it.
 
-    Timing: one cycle from job to o, one burst per cycle, one idle cycle between jobs.
+    Timing: two cycles from job to o, a burst every two cycles; the next job is taken when the last
+    burst has left.
     Reset: forgets the job.   Errors: none.
     """
 
-    def __init__(self, config, block):
+    def __init__(self, config, block, *, words_only=False):
         self.config = config
         self.block = block
+        self.words_only = words_only
         super().__init__({
             "job": In(stream.Signature(array_job())),
             "o": Out(stream.Signature(burst(config.derived))),
         })
 
     def elaborate(self, platform):
-        """The rest of the array in registers."""
+        """Count blocks: the bytes between two multiples of the longest burst.
+
+        A burst covers what the array has of a block, which keeps it inside 4 KiB. The first and the
+        last word of the array say where the first burst begins and where the last one ends.
+        """
         m = Module()
         beat_log2 = self.config.derived.beat_bytes_log2
         per_beat_log2 = beat_log2 - 2  # of 32-bit words
+        block = self.block
+        block_log2 = block.bit_length() - 1
+        words_log2 = block_log2 + per_beat_log2  # of 32-bit words in a block
         job = self.job.payload
-        wide = job.kind == ElementKind.INT64
-        skip = Signal(per_beat_log2)   # elements in front of the array in its first beat
-        total = Signal(COUNT_WIDTH + 2)
-        word_skip = job.base[2:beat_log2]
-        m.d.comb += [
-            skip.eq(Mux(wide, word_skip >> 1, word_skip)),
-            total.eq((((skip + job.count) << wide) + (1 << per_beat_log2) - 1) >> per_beat_log2),
-        ]
+        job_wide = Const(0) if self.words_only else job.kind == ElementKind.INT64
+        job_counted = Const(0) if self.words_only else job.kind == ElementKind.SEQUENTIAL
+        first_word = job.base[2:2 + words_log2]
 
-        active = Signal()
-        address = Signal(64 - beat_log2)
-        remaining = Signal(COUNT_WIDTH + 2)
-        position = Signal(COUNT_WIDTH)
-        ahead = Signal(per_beat_log2)
-        was_wide = Signal()
-        to_boundary = Signal(range(self.block + 1))
-        length = Signal(range(self.block + 1))
-        words = length << per_beat_log2
+        preparing, active = Signal(), Signal()
+        wide = Signal()
+        base = Signal(64 - beat_log2)
+        ahead = Signal(words_log2)         # words of the first block in front of the array
+        end = Signal(COUNT_WIDTH + 3)      # the array's last word, counted from the first block
+        block_number = Signal(COUNT_WIDTH + 3 - words_log2)
+        first, last = Signal(), Signal()
+        length = Signal(range(block + 1))
+        words_before = (Cat(Const(0, words_log2), block_number) - ahead)[:COUNT_WIDTH + 1]
+        at_end = block_number == end[words_log2:]
         m.d.comb += [
-            to_boundary.eq(self.block - address[:self.block.bit_length() - 1]),
-            length.eq(Mux(remaining < to_boundary, remaining, to_boundary)),
+            self.job.ready.eq(~active & ~preparing),
             self.o.valid.eq(active),
-            self.o.payload.address.eq(Cat(Const(0, beat_log2), address)),
+            self.o.payload.address.eq(Cat(
+                Const(0, beat_log2),
+                base[:block_log2] & first.replicate(block_log2),
+                base[block_log2:] + block_number)),
             self.o.payload.beats.eq(length),
-            self.o.payload.position.eq(position),
-            self.job.ready.eq(~active),
+            self.o.payload.position.eq(
+                Mux(first, 0, Mux(wide, words_before >> 1, words_before))),
         ]
         with m.If(self.job.valid & self.job.ready):
             m.d.sync += [
-                active.eq((job.kind != ElementKind.SEQUENTIAL) & (job.count != 0)),
-                address.eq(job.base[beat_log2:]),
-                remaining.eq(total),
-                position.eq(0),
-                ahead.eq(skip),
-                was_wide.eq(wide),
+                preparing.eq(~job_counted & (job.count != 0)),
+                wide.eq(job_wide),
+                base.eq(job.base[beat_log2:]),
+                ahead.eq(first_word),
+                end.eq(Mux(job_wide, job.count << 1, job.count) + (first_word - 1)),
+                block_number.eq(0), first.eq(1),
+            ]
+        with m.If(preparing):
+            m.d.sync += [
+                preparing.eq(0), active.eq(1), last.eq(at_end),
+                length.eq(Mux(at_end, end[per_beat_log2:words_log2] + 1, block)
+                          - Mux(first, ahead[per_beat_log2:], 0)),
             ]
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += [
-                address.eq(address + length),
-                remaining.eq(remaining - length),
-                position.eq(position + Mux(was_wide, words >> 1, words) - ahead),
-                ahead.eq(0),
-                active.eq(remaining != length),
+                active.eq(0), preparing.eq(~last), first.eq(0),
+                block_number.eq(block_number + 1),
             ]
         return m

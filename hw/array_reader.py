@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from .array_bursts import ArrayBursts
 from .burst_reader import BurstReader
 from .descriptor import ElementKind
 from .queue import Queue
@@ -63,12 +64,11 @@ class ArrayReader(wiring.Component):
         config, derived = self.config, self.config.derived
         beat_log2 = derived.beat_bytes_log2
         per_beat_log2 = beat_log2 - 2  # of 32-bit words
-        block = derived.array_burst_beats
-        block_log2 = block.bit_length() - 1
-        words_log2 = block_log2 + per_beat_log2  # of 32-bit words in a block
-
+        m.submodules.generator = generator = ArrayBursts(
+            config, derived.array_burst_beats, words_only=self.words_only)
         m.submodules.reader = reader = BurstReader(
             config, config.array_buffer_beats, registered=True, queued=False)
+        connect(m, generator.o, reader.i)
         connect(m, reader.o, flipped(self.bursts))
         connect(m, flipped(self.beats), reader.beats)
         m.d.comb += self.starved.eq(reader.starved)
@@ -78,58 +78,16 @@ class ArrayReader(wiring.Component):
         m.submodules.unpack_jobs = unpack_jobs = Queue(
             unpack_layout, config.descriptors_in_flight)
 
-        # Burst generator. A burst covers what the array has of a block: of the bytes between two
-        # multiples of the longest burst, which keeps it inside 4 KiB. All that is counted are
-        # blocks: the first and the last word say where the first burst begins and the last ends.
         job = self.job.payload
-        job_wide = Const(0) if self.words_only else job.kind == ElementKind.INT64
-        job_counted = Const(0) if self.words_only else job.kind == ElementKind.SEQUENTIAL
-        first_word = job.base[2:2 + words_log2]
-        preparing, active = Signal(), Signal()
-        wide = Signal()
-        base = Signal(64 - beat_log2)
-        ahead = Signal(words_log2)         # words of the first block in front of the array
-        end = Signal(COUNT_WIDTH + 3)      # the array's last word, counted from the first block
-        block_number = Signal(COUNT_WIDTH + 3 - words_log2)
-        first, last = Signal(), Signal()
-        length = Signal(range(block + 1))
-        words_before = (Cat(Const(0, words_log2), block_number) - ahead)[:COUNT_WIDTH + 1]
-        at_end = block_number == end[words_log2:]
         m.d.comb += [
-            reader.i.valid.eq(active),
-            reader.i.payload.address.eq(Cat(
-                Const(0, beat_log2),
-                base[:block_log2] & first.replicate(block_log2),
-                base[block_log2:] + block_number)),
-            reader.i.payload.beats.eq(length),
-            reader.i.payload.position.eq(
-                Mux(first, 0, Mux(wide, words_before >> 1, words_before))),
+            generator.job.payload.eq(job),
+            generator.job.valid.eq(self.job.valid & unpack_jobs.i.ready),
             unpack_jobs.i.payload.kind.eq(job.kind),
             unpack_jobs.i.payload.skip.eq(job.base[2:beat_log2]),
             unpack_jobs.i.payload.count.eq(job.count),
-            unpack_jobs.i.valid.eq(self.job.valid & ~active & ~preparing),
-            self.job.ready.eq(unpack_jobs.i.ready & ~active & ~preparing),
+            unpack_jobs.i.valid.eq(self.job.valid & generator.job.ready),
+            self.job.ready.eq(unpack_jobs.i.ready & generator.job.ready),
         ]
-        with m.If(self.job.valid & self.job.ready):
-            m.d.sync += [
-                preparing.eq(~job_counted & (job.count != 0)),
-                wide.eq(job_wide),
-                base.eq(job.base[beat_log2:]),
-                ahead.eq(first_word),
-                end.eq(Mux(job_wide, job.count << 1, job.count) + (first_word - 1)),
-                block_number.eq(0), first.eq(1),
-            ]
-        with m.If(preparing):
-            m.d.sync += [
-                preparing.eq(0), active.eq(1), last.eq(at_end),
-                length.eq(Mux(at_end, end[per_beat_log2:words_log2] + 1, block)
-                          - Mux(first, ahead[per_beat_log2:], 0)),
-            ]
-        with m.If(active & reader.i.ready):
-            m.d.sync += [
-                active.eq(0), preparing.eq(~last), first.eq(0),
-                block_number.eq(block_number + 1),
-            ]
 
         # Unpacker: one register behind the beat, where its words are picked.
         unpack = unpack_jobs.o.payload
