@@ -2,7 +2,7 @@
 
     python bench/timing.py [--seeds N] [--jobs N] [--only NAME] [--preset NAME] [--work DIR]
 
-Writes docs/results/timing.md and .json. Needs the extra ``synth``; the engine
+Writes docs/results/timing.md and .json. Needs the extra ``synth``; an engine
 takes twenty minutes for each seed on one core. With ``--work`` what was placed before is not
 placed again, as long as the Verilog is the same.
 """
@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +35,7 @@ def units(config):
     return {
         f"adder, {config.add_stages} stages": lambda: Adder(config.add_stages),
         "reducer": lambda: Reducer(config),
+        "engine without the cast unit": lambda: Engine(replace(config, cast_port=0)),
         "engine": lambda: Engine(config),
     }
 
