@@ -306,6 +306,11 @@ class EngineDevice(Device):
     timeout_cycles : int or None
         Cycles after which a submission is given up; None: 100,000 and 256 per beat of data.
 
+    Attributes
+    ----------
+    scratch : tuple of (int, int)
+        Address and size of the memory that the last submission left undefined.
+
     Raises
     ------
     BackendUnavailable
@@ -329,6 +334,7 @@ class EngineDevice(Device):
         self._rng = np.random.default_rng(seed)
         self._timeout_cycles = timeout_cycles
         self._broken = None
+        self.scratch = ()
         self._counters = {}
         self._window_values = {}
         self._probe()
@@ -565,9 +571,13 @@ class EngineDevice(Device):
         beat = derived.beat_bytes
         memory = _Memory()
         cast_arrays = []
+        # The casts run one after the other, so they share it.
+        scratch = np.empty(max((derived.cast_scratch_bytes(item.indices.size) for item in casts),
+                               default=0), np.uint8)
+        if casts:
+            memory.add(_TARGETS, scratch, derived.cast_line_bytes)
         for item in casts:
-            its = {"scratch": np.empty(derived.cast_scratch_bytes(item.indices.size), np.uint8)}
-            memory.add(_TARGETS, its["scratch"], derived.cast_line_bytes)
+            its = {"scratch": scratch}
             for name, _ in item.RESULTS:
                 memory.add(_TARGETS, getattr(item, name).view(np.uint8), beat)
             for key in ("indices", "offsets"):
@@ -600,6 +610,7 @@ class EngineDevice(Device):
             arrays.append(its)
         memory.shared = memory.move_shared()
         memory.place(self._placement, self._rng)
+        self.scratch = ((memory.address(scratch, _TARGETS), scratch.size),) if scratch.size else ()
         return memory, arrays, cast_arrays
 
     def _descriptor(self, item, its, memory):

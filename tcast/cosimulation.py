@@ -15,19 +15,25 @@ from .host.backend import BackendUnavailable
 from .host.build_cache import BuildError
 from .host.driver import EngineDevice
 from .host.golden_backend import GoldenDevice
+from .host.table_step import TableStep
 from .hw import descriptor, registers
 from .sim.simulation import Simulation
 
-__all__ = ["CAUSES", "OPERATIONS", "CheckedDevice", "Comparison", "Operation", "limit_of",
-           "open_comparison", "step", "utilisation"]
+__all__ = ["CAUSES", "OPERATIONS", "TABLE_OPERATIONS", "WHOLE_STEP", "CheckedDevice", "Comparison",
+           "Operation", "beats_of", "cycles_of", "limit_of", "open_comparison", "operations_of",
+           "step", "utilisation", "whole_step"]
 
 #: How an engine can fail at what the golden model can do: the driver's EngineError and
 #: EngineTimeout, the checkers' ProtocolError, a reset that does not end.
 FAILURES = (RuntimeError, TimeoutError)
 
-#: What a step does to each table, in order.
-OPERATIONS = ("forward", "expand", "coalesce", "baseline scatter update", "casted gather-reduce",
-              "scatter update", "fused backward")
+#: What :func:`step` does to each table, in order; the cast only on an engine that casts.
+TABLE_OPERATIONS = ("forward", "cast", "expand", "coalesce", "baseline scatter update",
+                    "casted gather-reduce", "scatter update", "fused backward")
+#: What :func:`whole_step` does to all of them at once.
+WHOLE_STEP = "training step"
+#: Everything, in order.
+OPERATIONS = (*TABLE_OPERATIONS, WHOLE_STEP)
 
 #: Counters of cycles in which the read channel moved no beat, and what each cause is in words.
 CAUSES = {
@@ -85,17 +91,40 @@ class Operation:
         }
 
 
+def operations_of(config, host_cast=False):
+    """Return what can be compared of an engine: a new Operation for each name, in order."""
+    names = OPERATIONS
+    if host_cast or not config.cast_port:
+        names = tuple(name for name in names if name not in ("cast", WHOLE_STEP))
+    return {name: Operation(name) for name in names}
+
+
+def cycles_of(counters):
+    """Return the cycles of an operation: of the passes, or where there were none, of the casts."""
+    return counters.get("cycles") or counters.get("cast_cycles", 0)
+
+
+def beats_of(counters):
+    """Return the R beats and the W beats of passes and casts together."""
+    return tuple(counters.get(name, 0) + counters.get(f"cast_{name}", 0)
+                 for name in ("r_beats", "w_beats"))
+
+
 def utilisation(counters):
     """Return the share of cycles with a read beat, or None where nothing was counted."""
-    cycles = counters.get("cycles", 0)
-    return round(counters["read_useful"] / cycles, 6) if cycles else None
+    cycles = cycles_of(counters)
+    if not cycles:
+        return None
+    return round(counters["read_useful" if counters["cycles"] else "cast_r_beats"] / cycles, 6)
 
 
 def limit_of(counters):
     """Return in words what kept a pass from being faster."""
-    cycles = counters.get("cycles", 0)
-    if not cycles:
+    if not cycles_of(counters):
         return "nothing was counted"
+    cycles = counters["cycles"]
+    if not cycles:
+        return "the passes of the sort over the pairs"
     read = counters["read_useful"] / cycles
     write = (counters["w_beats"] + counters["w_stall"]) / cycles
     if read >= 0.9:
@@ -119,6 +148,8 @@ class Comparison:
         Where arrays appear to the engine: "aligned" or "scattered".
     seed : int
         Chooses addresses with "scattered".
+    host_cast : bool
+        Cast on the host, whether the engine has a cast unit or not.
 
     Attributes
     ----------
@@ -128,8 +159,9 @@ class Comparison:
         The golden model's functions.
     """
 
-    def __init__(self, io, config, *, placement="aligned", seed=0):
-        options = {"placement": placement, "seed": seed}
+    def __init__(self, io, config, *, placement="aligned", seed=0, host_cast=False):
+        options = {"placement": placement, "seed": seed, "host_cast": host_cast}
+        self.config, self.host_cast = config, host_cast
         self.engine = EngineDevice(ImageIo(io), config, **options)
         model = Machine(config, registers, descriptor)
         self.machine = EngineDevice(ImageIo(model), config, **options)
@@ -146,34 +178,27 @@ class Comparison:
         self.machine.close()
         self.engine.close()
 
-    def run(self, operation, what, function, weight=None):
-        """Run ``function(device, weight)`` on all three and compare; return golden's result.
+    def run(self, operation, what, function):
+        """Run ``function(device)`` on all three and compare; return golden's results.
 
         Parameters
         ----------
         operation : Operation
             Takes the counters, and the mismatch if there is one.
         what : str
-            Name of the result, for the message.
+            Where the results belong, for the message.
         function : callable
-            Takes a device and a copy of ``weight``; its result, or that copy if ``weight`` is
-            given, is compared.
-        weight : numpy.ndarray or None
-            What the function updates in place.
+            Takes a device; returns a dict of name to array, among them its own copies of what it
+            updates in place.
         """
-        def result(device):
-            own = None if weight is None else weight.copy()
-            out = function(device, own)
-            return out if weight is None else own
-
-        expected = result(self.golden)
-        functional = result(self.machine)
+        expected = function(self.golden)
+        functional = function(self.machine)
         operation.passes += 1
         begin = time.perf_counter()
         try:
-            got = result(self.engine)
+            got = function(self.engine)
         except FAILURES as error:
-            operation.mismatches.append(f"{what}: {error}")
+            operation.mismatches.append(f"{what}, {', '.join(expected)}: {error}")
             # The driver has reset the engine: its ring starts anew, and so must the other.
             self.machine.reset()
             return expected
@@ -181,19 +206,44 @@ class Comparison:
         for name, count in self.engine.counters().items():
             operation.counters[name] = operation.counters.get(name, 0) + count
         try:
-            same_bits(f"{what}, functional model", functional, expected)
-            same_bits(what, got, expected)
-            operation.image_bytes += same_image(what, self.engine.io, self.machine.io)
+            for name, wanted in expected.items():
+                same_bits(f"{what}, {name}, functional model", functional[name], wanted)
+                same_bits(f"{what}, {name}", got[name], wanted)
+            operation.image_bytes += same_image(
+                f"{what}, {', '.join(expected)}", self.engine.io, self.machine.io,
+                self.engine.scratch)
             operation.guard_bytes += self.engine.io.guard_bytes
         except MismatchError as error:
             operation.mismatches.append(str(error))
         return expected
 
 
+def _forward(weight, indices, offsets):
+    """Return the function for Comparison.run that pools rows."""
+    return lambda device: {"out": device.embedding_bag(weight, indices, offsets)}
+
+
+def _cast(indices, offsets, num_rows):
+    """Return the function for Comparison.run that casts."""
+    def function(device):
+        casting = device.cast(indices, offsets, num_rows)
+        return {name: getattr(casting, name) for name in ("bags", "segment_offsets", "rows")}
+    return function
+
+
+def _updated(weight, update):
+    """Return the function for Comparison.run that does ``update(device, weight)`` to a copy."""
+    def function(device):
+        own = weight.copy()
+        update(device, own)
+        return {"weight": own}
+    return function
+
+
 class CheckedDevice:
     """The engine as a device for training: what does not equal golden to the bit is an exception.
 
-    Only what :func:`tcast.training.train` needs. Casting is done on the host.
+    Only what :func:`tcast.training.train` needs.
 
     Parameters
     ----------
@@ -203,34 +253,37 @@ class CheckedDevice:
     Attributes
     ----------
     operations : dict of str to Operation
-        ``forward`` and ``fused backward``, summed over the calls.
+        ``forward``, ``cast`` where the engine casts, and ``fused backward``, summed over the calls.
     """
 
     def __init__(self, comparison):
         self.comparison = comparison
-        self.operations = {name: Operation(name) for name in ("forward", "fused backward")}
+        which = operations_of(comparison.config, comparison.host_cast)
+        self.operations = {name: which[name] for name in ("forward", "cast", "fused backward")
+                           if name in which}
 
-    def _run(self, name, what, function, weight=None):
+    def _run(self, name, function):
         operation = self.operations[name]
-        result = self.comparison.run(operation, f"{name}, {what}", function, weight)
+        results = self.comparison.run(operation, name, function)
         if operation.mismatches:
             raise MismatchError(operation.mismatches[-1])
-        return result
+        return results
 
     def embedding_bag(self, weight, indices, offsets):
         """Return the pooled rows, float32 [B, D]."""
-        return self._run("forward", "out",
-                         lambda device, _: device.embedding_bag(weight, indices, offsets))
+        return self._run("forward", _forward(weight, indices, offsets))["out"]
 
     def cast(self, indices, offsets, num_rows):
         """Return the Casting of a batch."""
+        if "cast" in self.operations:
+            self._run("cast", _cast(indices, offsets, num_rows))
         return self.comparison.golden.cast(indices, offsets, num_rows)
 
     def backward_update(self, weight, grad_out, casting, optimizer):
         """Update ``weight`` in place."""
-        weight[...] = self._run(
-            "fused backward", "weight",
-            lambda device, own: device.backward_update(own, grad_out, casting, optimizer), weight)
+        weight[...] = self._run("fused backward", _updated(
+            weight, lambda device, own: device.backward_update(own, grad_out, casting, optimizer)
+        ))["weight"]
 
     def counters(self):
         """Return the engine's counters of the last call."""
@@ -238,7 +291,7 @@ class CheckedDevice:
 
 
 def open_comparison(config, *, latency=64, backpressure=0.0, seed=0, placement="aligned",
-                    waves=None, **options):
+                    host_cast=False, waves=None, **options):
     """Build (once) and start the simulated engine of ``config``; return its Comparison.
 
     Parameters
@@ -252,6 +305,8 @@ def open_comparison(config, *, latency=64, backpressure=0.0, seed=0, placement="
     seed : int
         Seed of the memory, and of the addresses with placement "scattered".
     placement : str
+        As Comparison.
+    host_cast : bool
         As Comparison.
     waves : path or None
         File for waveforms.
@@ -269,7 +324,7 @@ def open_comparison(config, *, latency=64, backpressure=0.0, seed=0, placement="
     except (BuildError, ModuleNotFoundError) as error:
         raise BackendUnavailable(f"{error}; simulation comes with pip install 'tcast[sim]'") \
             from error
-    return Comparison(io, config, placement=placement, seed=seed)
+    return Comparison(io, config, placement=placement, seed=seed, host_cast=host_cast)
 
 
 def step(comparison, item, optimizer, operations, on_operation=lambda name: None):
@@ -284,29 +339,57 @@ def step(comparison, item, optimizer, operations, on_operation=lambda name: None
     optimizer : SGD
         The update.
     operations : dict of str to Operation
-        Takes what happened; keys are OPERATIONS.
+        Takes what happened, see :func:`operations_of`.
     on_operation : callable
         Called with the name of each operation when it has ended.
     """
     casting = comparison.golden.cast(item.indices, item.offsets, len(item.weight))
 
-    def run(name, what, function, weight=None):
-        result = comparison.run(operations[name], f"{item.name}, {name}, {what}", function, weight)
-        on_operation(name)
+    def run(name, function):
+        result = None
+        if name in operations:
+            result = comparison.run(operations[name], f"{item.name}, {name}", function)
+            on_operation(name)
         return result
 
     def update(grads):
-        return lambda device, weight: device.scatter_update(weight, casting.rows, grads, optimizer)
+        return _updated(item.weight, lambda device, weight: device.scatter_update(
+            weight, casting.rows, grads, optimizer))
 
-    run("forward", "out",
-        lambda device, _: device.embedding_bag(item.weight, item.indices, item.offsets))
-    expanded = run("expand", "expanded",
-                   lambda device, _: device.expand(item.grad_out, item.offsets))
-    coalesced = run("coalesce", "grads", lambda device, _: device.coalesce(expanded, casting))
-    run("baseline scatter update", "weight", update(coalesced), item.weight)
-    grads = run("casted gather-reduce", "grads",
-                lambda device, _: device.casted_gather_reduce(item.grad_out, casting))
-    run("scatter update", "weight", update(grads), item.weight)
-    run("fused backward", "weight",
-        lambda device, weight: device.backward_update(weight, item.grad_out, casting, optimizer),
-        item.weight)
+    run("forward", _forward(item.weight, item.indices, item.offsets))
+    run("cast", _cast(item.indices, item.offsets, len(item.weight)))
+    expanded = run("expand", lambda device: {
+        "expanded": device.expand(item.grad_out, item.offsets)})["expanded"]
+    coalesced = run("coalesce", lambda device: {
+        "grads": device.coalesce(expanded, casting)})["grads"]
+    run("baseline scatter update", update(coalesced))
+    grads = run("casted gather-reduce", lambda device: {
+        "grads": device.casted_gather_reduce(item.grad_out, casting)})["grads"]
+    run("scatter update", update(grads))
+    run("fused backward", _updated(item.weight, lambda device, weight: device.backward_update(
+        weight, item.grad_out, casting, optimizer)))
+
+
+def whole_step(comparison, items, optimizer, operation):
+    """Do the step of all tables in one submission, the casts on the engine, and compare it.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The devices.
+    items : sequence of TableInput
+        The tables and their batches.
+    optimizer : SGD
+        The update.
+    operation : Operation
+        Takes what happened.
+    """
+    def function(device):
+        layers = [TableStep(item.weight.copy(), item.indices, item.offsets, item.grad_out)
+                  for item in items]
+        outs = device.training_step(layers, optimizer)
+        return {f"{item.name} out": out for item, out in zip(items, outs, strict=True)} | {
+            f"{item.name} weight": layer.weight
+            for item, layer in zip(items, layers, strict=True)}
+
+    comparison.run(operation, operation.name, function)

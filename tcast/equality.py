@@ -17,7 +17,7 @@ class MismatchError(AssertionError):
 
 
 def same_bits(what, got, expected):
-    """Check that two float32 arrays agree to the bit, every NaN counting as the same.
+    """Check that two arrays agree: integers in value, float32 to the bit, every NaN the same.
 
     Raises
     ------
@@ -26,6 +26,12 @@ def same_bits(what, got, expected):
     """
     if got.shape != expected.shape:
         raise MismatchError(f"{what} must have shape {expected.shape}, not {got.shape}")
+    if expected.dtype.kind == "i":
+        if not np.array_equal(got, expected):
+            first = tuple(int(n) for n in np.argwhere(got != expected)[0])
+            raise MismatchError(f"{what}{list(first)} must be {expected[first]}, "
+                                f"not {got[first]}")
+        return
     difference = first_difference(got, expected)
     if difference is not None:
         index, got_bits, expected_bits = difference
@@ -34,7 +40,7 @@ def same_bits(what, got, expected):
             f"not {got[index]!r} ({got_bits:#010x})")
 
 
-def same_image(what, got, expected):
+def same_image(what, got, expected, undefined=()):
     """Check two memory images byte by byte, and that every guard byte is what it was.
 
     Parameters
@@ -43,6 +49,8 @@ def same_image(what, got, expected):
         What made them, for the message.
     got, expected : ImageIo
         After the same submission to two engines.
+    undefined : sequence of (int, int)
+        Address and size of memory that may hold anything: scratch.
 
     Returns
     -------
@@ -64,13 +72,18 @@ def same_image(what, got, expected):
                             f"{[hex(a) for a in expected.image]}, not "
                             f"{[hex(a) for a in got.image]}")
     for address, wanted in expected.image.items():
-        found = got.image[address]
+        found = got.image[address].copy()
+        for begin, size in undefined:
+            if address <= begin < address + len(found):
+                part = slice(begin - address, begin - address + size)
+                found[part] = wanted[part]
         if not np.array_equal(found, wanted):
             first = int(np.argmax(found != wanted))
             raise MismatchError(
                 f"{what}: {np.count_nonzero(found != wanted)} bytes of memory differ; the first, "
                 f"at {address + first:#x}, must be {wanted[first]:#04x}, not {found[first]:#04x}")
-    return sum(len(data) for data in expected.image.values())
+    return sum(len(data) for data in expected.image.values()) - sum(
+        size for _, size in undefined)
 
 
 class ImageIo:

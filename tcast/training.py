@@ -123,7 +123,7 @@ class Step:
     seconds : float
         Wall time of the device's part.
     counters : dict of str to dict
-        ``forward`` and ``backward``: the device's counters; empty where it has none.
+        ``forward``, ``cast`` and ``backward``: the device's counters; empty where it has none.
     """
 
     loss: float
@@ -215,6 +215,7 @@ def train(device, log, *, steps, batch=128, dim=64, history=20, seed=0, lr=0.2, 
         pooled = device.embedding_bag(model.weight, bags.indices, bags.offsets)
         counters["forward"] = dict(device.counters())
         casting = device.cast(bags.indices, bags.offsets, log.num_items)
+        counters["cast"] = dict(device.counters())
         seconds = time.perf_counter() - begin
         gradient = model.gradient(pooled, bags, negatives)
         begin = time.perf_counter()

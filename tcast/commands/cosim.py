@@ -46,6 +46,8 @@ def register(app):
         placement: Annotated[str, typer.Option(
             help="Addresses: aligned, or scattered over the 64-bit space and across pages.")]
         = "aligned",
+        host_cast: Annotated[bool, typer.Option(
+            "--host-cast", help="Cast on the host, and no step in one submission.")] = False,
         seed: Annotated[int, typer.Option(help="Seed of everything that is random.")] = 0,
         waves: Annotated[Path | None, typer.Option(
             metavar="FILE", help="Write waveforms (VCD); about fifty times slower.")] = None,
@@ -55,7 +57,8 @@ def register(app):
         report = cosimulate(
             preset=preset, workload=workload, data=data, batch=batch, scale=scale,
             distribution=distribution, exponent=exponent, latency=latency, dram=dram,
-            backpressure=backpressure, placement=placement, seed=seed, waves=waves)
+            backpressure=backpressure, placement=placement, host_cast=host_cast, seed=seed,
+            waves=waves)
         if as_json:
             print_json(report)
         else:
@@ -66,7 +69,7 @@ def register(app):
 
 def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribution="powerlaw",
                exponent=1.05, latency=64, dram=None, backpressure=0.0, placement="aligned",
-               seed=0, waves=None, verilog=None):
+               host_cast=False, seed=0, waves=None, verilog=None):
     """Return the report that ``tcast cosim --json`` prints, as a dict of JSON types.
 
     ``verilog`` is the path of the engine's Verilog where it has been emitted already.
@@ -80,38 +83,46 @@ def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribu
         config = EngineConfig.preset(preset)
         step_inputs = inputs(workload, data_file=data, batch=batch, scale=scale,
                              distribution=distribution, exponent=exponent, seed=seed)
-    from ..cosimulation import OPERATIONS, Operation, open_comparison, step
+    from ..cosimulation import WHOLE_STEP, open_comparison, operations_of, step, whole_step
     from ..golden import SGD
     from ..host.backend import BackendUnavailable
 
-    operations = {name: Operation(name) for name in OPERATIONS}
-    tables = []
+    operations = operations_of(config, host_cast)
+    items = []
     with progress() as bar:
         building = bar.add_task(f"opening {config.name}", total=None)
         with refused(ValueError, TypeError, OSError, BackendUnavailable):
             comparison = open_comparison(config, latency=latency, backpressure=backpressure,
-                                         dram=dram, seed=seed, placement=placement, waves=waves,
+                                         dram=dram, seed=seed, placement=placement,
+                                         host_cast=host_cast, waves=waves,
                                          verilog=verilog, on_build=lambda what: bar.update(
                                              building, description=f"{config.name}: {what}"))
         bar.remove_task(building)
         with comparison:
-            task = bar.add_task(workload, total=step_inputs.count * len(OPERATIONS))
+            one_by_one = [name for name in operations if name != WHOLE_STEP]
+            task = bar.add_task(workload, total=step_inputs.count * len(one_by_one))
             for item in step_inputs.tables:
-                tables.append(item.describe())
+                items.append(item)
 
                 def show_progress(name, table=item.name):
                     bar.update(task, advance=1, description=f"{table}, {name}")
 
                 with refused(ValueError):
                     step(comparison, item, SGD(step_inputs.lr), operations, show_progress)
+            if WHOLE_STEP in operations:
+                bar.update(task, description=f"{WHOLE_STEP}, one submission")
+                with refused(ValueError):
+                    whole_step(comparison, items, SGD(step_inputs.lr), operations[WHOLE_STEP])
             cycles = comparison.engine.io.io.cycles
     equal = all(operation.equal for operation in operations.values())
     return {
         "preset": preset, "config_hash": f"{config.hash:#010x}", **step_inputs.facts,
         "latency": latency, "dram": dram, "backpressure": backpressure,
-        "placement": placement, "seed": seed, "equal": equal, "token": PASS if equal else FAIL,
+        "placement": placement, "host_cast": host_cast, "seed": seed,
+        "equal": equal, "token": PASS if equal else FAIL,
         "operations": [operation.as_dict() for operation in operations.values()],
-        "backward": backward_cycles(operations), "tables": tables,
+        "backward": backward_cycles(operations), "step": step_cycles(operations),
+        "tables": [item.describe() for item in items],
         "simulated_cycles": cycles,
         "engine_seconds": round(sum(operation.seconds for operation in operations.values()), 3),
         "python": platform.python_version(), "rerun": rerun(options),
@@ -128,13 +139,29 @@ def backward_cycles(operations):
     }
 
 
+def step_cycles(operations):
+    """Return the cycles of the step in one submission beside those of its parts, or None."""
+    from ..cosimulation import WHOLE_STEP, cycles_of
+
+    def cycles(name):
+        return cycles_of(operations[name].counters)
+
+    if WHOLE_STEP not in operations:
+        return None
+    return {"step": cycles(WHOLE_STEP), "cast": cycles("cast"),
+            "forward and fused backward": cycles("forward") + cycles("fused backward")}
+
+
 def rerun(options):
     """Return the command that repeats a run, naming the options that are not the default."""
     defaults = inspect.signature(cosimulate).parameters
     words = ["tcast", "cosim"]
     for name, value in options.items():
-        if value != defaults[name].default or name == "seed":
-            words += [f"--{name}", str(value)]
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value != defaults[name].default or name == "seed":
+            words += [option, str(value)]
     return shlex.join(words)
 
 
@@ -157,6 +184,12 @@ def show(report):
         out.print(f"Backward and update: baseline {ways['baseline']:,} cycles, casted "
                   f"{ways['casted']:,} ({ways['baseline'] / ways['casted']:.2f} times as fast), "
                   f"fused {ways['fused']:,} ({ways['baseline'] / ways['fused']:.2f} times).")
+    step = report["step"]
+    if step and step["forward and fused backward"]:
+        apart = step["forward and fused backward"]
+        out.print(f"Whole step in one submission: {step['step']:,} cycles, "
+                  f"{step['step'] / apart:.3f} times the {apart:,} of forward and fused backward; "
+                  f"the casts alone take {step['cast']:,}.")
     compared = sum(operation["image_bytes"] for operation in report["operations"])
     guards = sum(operation["guard_bytes"] for operation in report["operations"])
     out.print(f"Memory images: {compared:,} bytes compared, {guards:,} of them guards.")
@@ -170,13 +203,13 @@ def show(report):
 
 
 def _row(operation):
-    from ..cosimulation import CAUSES
+    from ..cosimulation import CAUSES, beats_of, cycles_of
 
     counters = operation["counters"]
+    r_beats, w_beats = beats_of(counters)
     lost = {name: counters.get(name, 0) for name in CAUSES}
     text = ", ".join(f"{name.removeprefix('read_')} {count:,}"
                      for name, count in sorted(lost.items(), key=lambda pair: -pair[1]) if count)
     return (operation["operation"], "yes" if operation["equal"] else "NO", operation["passes"],
-            f"{counters.get('cycles', 0):,}", f"{counters.get('r_beats', 0):,}",
-            f"{counters.get('w_beats', 0):,}", percent(operation["utilisation"]), text,
-            operation["limited_by"])
+            f"{cycles_of(counters):,}", f"{r_beats:,}", f"{w_beats:,}",
+            percent(operation["utilisation"]), text, operation["limited_by"])

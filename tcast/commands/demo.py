@@ -39,6 +39,8 @@ def register(app):
             help="How many of them are made on the RTL as well.")] = 3,
         backends: Annotated[str, typer.Option(
             help="What the last table compares.")] = BACKENDS,
+        host_cast: Annotated[bool, typer.Option(
+            "--host-cast", help="Cast on the host instead of the engine's cast unit.")] = False,
         output: Annotated[Path, typer.Option(
             "--output", "-o", metavar="DIR", help="Directory for the report.")]
         = Path("build/demo"),
@@ -46,13 +48,13 @@ def register(app):
     ):
         """Train on a real log, steps of it on the RTL, compare the backends, write a report."""
         report = demonstrate(preset=preset, data=data, steps=steps, rtl_steps=rtl_steps,
-                             backends=backends, output=output, seed=seed)
+                             backends=backends, host_cast=host_cast, output=output, seed=seed)
         if not report["passed"]:
             raise typer.Exit(EXIT_MISMATCH)
 
 
 def demonstrate(*, preset="ddr512", data=None, steps=40, rtl_steps=3,
-                backends=BACKENDS, output=Path("build/demo"), seed=0):
+                backends=BACKENDS, host_cast=False, output=Path("build/demo"), seed=0):
     """Run the demonstration, print it, write its files; return the report."""
     begin = time.perf_counter()
     with refused(ValueError, TypeError, OSError):
@@ -73,12 +75,15 @@ def demonstrate(*, preset="ddr512", data=None, steps=40, rtl_steps=3,
     report["verilog"] = verilog = _emit(config, output / "verilog")
     out.print(f"2. The engine: {verilog['path']}, {verilog['lines']:,} lines of Verilog, "
               f"SHA-256 {verilog['sha256'][:16]}….")
-    report["rtl"] = _train_on_rtl(config, log, rtl_steps, seed, Path(verilog["path"]))
+    report["rtl"] = _train_on_rtl(config, log, rtl_steps, seed, Path(verilog["path"]),
+                                  host_cast)
     report["training"] = _train_on_golden(log, steps, seed, report["rtl"])
     if report["rtl"]["equal"]:
         report["cosim"] = cosimulate(preset=preset, workload="real", data=data, batch=128,
-                                     seed=seed, verilog=Path(verilog["path"]))
-        out.print("5. One training step done in all three ways, pass by pass:")
+                                     host_cast=host_cast, seed=seed,
+                                     verilog=Path(verilog["path"]))
+        out.print("5. One training step done in all three ways, pass by pass"
+                  f"{'' if host_cast else ', and in one submission'}:")
         show_cosimulation(report["cosim"])
     out.print("6. The same step on every backend of this machine:")
     report["compare"] = compare_backends(
@@ -109,7 +114,7 @@ def _emit(config, directory):
             "lines": text.count(b"\n"), "sha256": hashlib.sha256(text).hexdigest()}
 
 
-def _train_on_rtl(config, log, steps, seed, verilog):
+def _train_on_rtl(config, log, steps, seed, verilog, host_cast):
     """Train the first steps on the engine, everything checked; return what happened."""
     from ..cosimulation import CheckedDevice, open_comparison, utilisation
     from ..equality import MismatchError
@@ -122,7 +127,7 @@ def _train_on_rtl(config, log, steps, seed, verilog):
         building = bar.add_task(f"opening {config.name}", total=None)
         with refused(ValueError, OSError, BackendUnavailable):
             comparison = open_comparison(
-                config, seed=seed, verilog=verilog,
+                config, seed=seed, verilog=verilog, host_cast=host_cast,
                 on_build=lambda what: bar.update(building, description=f"{config.name}: {what}"))
         bar.remove_task(building)
         task = bar.add_task("training on the RTL", total=steps)
@@ -140,12 +145,14 @@ def _train_on_rtl(config, log, steps, seed, verilog):
         rows.append({
             "step": number, "loss": step.loss, "lookups": step.lookups, "rows": step.rows,
             "forward_cycles": forward["cycles"], "backward_cycles": backward["cycles"],
+            "cast_cycles": step.counters["cast"]["cast_cycles"] if "cast" in device.operations
+            else None,
             "forward_busy": utilisation(forward), "backward_busy": utilisation(backward)})
     print_table(
         (">step", ">loss", ">lookups", ">rows updated", ">forward cycles", ">R busy",
-         ">backward cycles", ">R busy"),
+         ">cast cycles", ">backward cycles", ">R busy"),
         [(row["step"], f"{row['loss']:.6f}", row["lookups"], row["rows"],
-          f"{row['forward_cycles']:,}", percent(row["forward_busy"]),
+          f"{row['forward_cycles']:,}", percent(row["forward_busy"]), _cast_cycles(row),
           f"{row['backward_cycles']:,}", percent(row["backward_busy"])) for row in rows])
     operations = [operation.as_dict() for operation in device.operations.values()]
     compared = sum(operation["image_bytes"] for operation in operations)
@@ -190,6 +197,10 @@ def _train_on_golden(log, steps, seed, rtl):
         out.print("   NOT LEARNED: the held-out loss must fall; another log or more steps may do.")
     return {"learned": learned, "losses": training.losses, "held_out_before": before,
             "held_out_after": after, "held_out_after_frozen": frozen.held_out_after}
+
+
+def _cast_cycles(row):
+    return "on the host" if row["cast_cycles"] is None else f"{row['cast_cycles']:,}"
 
 
 def _mean(values):
@@ -260,12 +271,13 @@ def _markdown(report):
     if "steps" in rtl:
         lines += [
             "## Steps on the RTL, every bit and every byte of memory compared", "",
-            "| step | loss | lookups | rows updated | forward cycles | R busy | backward cycles "
-            "| R busy |", "|---|---|---|---|---|---|---|---|"]
+            "| step | loss | lookups | rows updated | forward cycles | R busy | cast cycles "
+            "| backward cycles | R busy |", "|---|---|---|---|---|---|---|---|---|"]
         lines += [
             f"| {row['step']} | {row['loss']:.6f} | {row['lookups']} | {row['rows']} "
-            f"| {row['forward_cycles']} | {percent(row['forward_busy'])} "
-            f"| {row['backward_cycles']} | {percent(row['backward_busy'])} |"
+            f"| {row['forward_cycles']:,} | {percent(row['forward_busy'])} "
+            f"| {_cast_cycles(row)} | {row['backward_cycles']:,} "
+            f"| {percent(row['backward_busy'])} |"
             for row in rtl["steps"]]
     else:
         lines += [f"The RTL differs: {rtl['mismatch']}"]
@@ -278,6 +290,8 @@ def _markdown(report):
         f"| after {report['steps']} steps | {after['loss']:.4f} | {after['ranked']:.1%} |",
         f"| the same with the table frozen | {frozen['loss']:.4f} | {frozen['ranked']:.1%} |"]
     if "cosim" in report:
+        from ..cosimulation import beats_of, cycles_of
+
         ways = report["cosim"]["backward"]
         lines += [
             "", "## One step in all three ways", "",
@@ -285,11 +299,15 @@ def _markdown(report):
             "|---|---|---|---|---|---|---|"]
         lines += [
             f"| {row['operation']} | {'yes' if row['equal'] else 'NO'} "
-            f"| {row['counters'].get('cycles', 0)} | {row['counters'].get('r_beats', 0)} "
-            f"| {row['counters'].get('w_beats', 0)} | {percent(row['utilisation'])} "
+            f"| {cycles_of(row['counters'])} | {beats_of(row['counters'])[0]} "
+            f"| {beats_of(row['counters'])[1]} | {percent(row['utilisation'])} "
             f"| {row['limited_by']} |" for row in report["cosim"]["operations"]]
         lines += ["", f"Backward and update: baseline {ways['baseline']} cycles, casted "
                       f"{ways['casted']}, fused {ways['fused']}."]
+        if step := report["cosim"]["step"]:
+            lines += ["", f"The whole step in one submission: {step['step']} cycles; forward and "
+                          f"fused backward alone {step['forward and fused backward']}, the casts "
+                          f"alone {step['cast']}."]
     compared = report["compare"]
     run, = compared["runs"]
     lines += [

@@ -10,8 +10,7 @@ from tcast import cosimulation
 from tcast.cli import application
 from tcast.golden.machine import Machine
 from tcast.host.build_cache import BuildError
-from tcast.hw import registers
-from tcast.hw.descriptor import unpack
+from tcast.hw import descriptor, registers
 
 
 def run(*arguments):
@@ -24,7 +23,7 @@ class Model(Machine):
     cycles = 1234
 
     def __init__(self, config, **options):
-        super().__init__(config, registers, unpack)
+        super().__init__(config, registers, descriptor)
 
 
 class Wrong(Model):
@@ -68,8 +67,19 @@ def test_cosim_json_holds_every_operation_and_table(engine):
     report = json.loads(run("cosim", "--workload", "rm3", "--scale", 0.0005, "--json").stdout)
     assert report["equal"] and report["token"] == "TCAST-COSIM-PASS"
     assert [o["operation"] for o in report["operations"]] == list(cosimulation.OPERATIONS)
-    assert all(o["passes"] == 10 and o["image_bytes"] > 0 for o in report["operations"])
+    *each, whole = report["operations"]
+    assert all(o["passes"] == 10 and o["image_bytes"] > 0 for o in each)
+    assert whole["passes"] == 1 and whole["image_bytes"] > 0
     assert len(report["tables"]) == 10 and report["batch"] == 4
+
+
+def test_cosim_with_the_hosts_cast_has_neither_cast_nor_step(engine):
+    result = run("cosim", "--batch", 2, "--host-cast", "--json")
+    report = json.loads(result.stdout)
+    assert report["equal"] and report["host_cast"] and report["step"] is None
+    assert [o["operation"] for o in report["operations"]] == [
+        name for name in cosimulation.TABLE_OPERATIONS if name != "cast"]
+    assert "--host-cast" in report["rerun"]
 
 
 def test_cosim_of_a_wrong_engine_fails_with_status_1(engine):

@@ -27,8 +27,10 @@ def check(report):
         counters = operation["counters"]
         assert set(dict(COUNTERS)) <= set(counters)
         causes = [name for name, _ in COUNTERS[1:9]]
-        assert sum(counters[name] for name in causes) == counters["cycles"] > 0
+        assert sum(counters[name] for name in causes) == counters["cycles"]
+        assert counters["cast_cycles" if operation["operation"] == "cast" else "cycles"] > 0
         assert operation["guard_bytes"] > 0 and operation["limited_by"] == limit_of(counters)
+    assert report["step"]["step"] < sum(report["step"].values()) - report["step"]["step"]
     assert report["backward"]["fused"] < report["backward"]["casted"] \
         < report["backward"]["baseline"]
 

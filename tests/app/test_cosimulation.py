@@ -4,16 +4,22 @@ The engine under test here is a second functional model, whole or with a fault p
 every kind of mismatch is seen to be found.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tcast import SGD, EngineConfig
 from tcast.cosimulation import (
     OPERATIONS,
+    TABLE_OPERATIONS,
+    WHOLE_STEP,
     Comparison,
     Operation,
     limit_of,
+    operations_of,
     step,
+    whole_step,
 )
 from tcast.golden.machine import Machine
 from tcast.hw import descriptor, registers
@@ -31,22 +37,29 @@ def table(seed=0, rows=50, dim=8, bags=9):
                       rng.standard_normal((bags, dim), dtype=np.float32))
 
 
-def run(io, item, **options):
-    operations = {name: Operation(name) for name in OPERATIONS}
+def run(io, item, config=CONFIG, host_cast=False, **options):
+    operations = operations_of(config, host_cast)
     ended = []
-    with Comparison(io, CONFIG, **options) as comparison:
+    with Comparison(io, config, host_cast=host_cast, **options) as comparison:
         step(comparison, item, SGD(0.5), operations, ended.append)
-    assert ended == list(OPERATIONS)
+        assert ended == [name for name in operations if name != WHOLE_STEP]
+        if WHOLE_STEP in operations:
+            whole_step(comparison, [item, table(1)], SGD(0.5), operations[WHOLE_STEP])
     return operations
 
 
-def machine():
-    return Machine(CONFIG, registers, descriptor)
+def machine(config=CONFIG):
+    return Machine(config, registers, descriptor)
 
 
 @pytest.mark.parametrize("placement", ["aligned", "scattered"])
-def test_a_whole_engine_is_equal_in_every_operation(placement):
-    operations = run(machine(), table(), placement=placement, seed=3)
+@pytest.mark.parametrize("cast_port, host_cast", [(1, False), (2, False), (1, True), (0, False)])
+def test_a_whole_engine_is_equal_in_every_operation(placement, cast_port, host_cast):
+    config = replace(CONFIG, cast_port=cast_port)
+    operations = run(machine(config), table(), config, host_cast, placement=placement, seed=3)
+    names = OPERATIONS if cast_port and not host_cast else [
+        name for name in TABLE_OPERATIONS if name != "cast"]
+    assert list(operations) == list(names)
     for operation in operations.values():
         assert operation.equal, operation.mismatches
         assert operation.passes == 1
@@ -115,19 +128,19 @@ def test_one_failure_leaves_the_later_operations_alone():
             return failed and super().wait(max_cycles)
 
     operations = run(Once(CONFIG, registers, descriptor), table())
-    assert [operation.equal for operation in operations.values()] == [False] + 6 * [True]
+    assert [operation.equal for operation in operations.values()] == [False] + 8 * [True]
 
 
 def test_a_result_that_is_not_what_lies_in_memory_is_a_mismatch():
     operation = Operation("forward")
     item = table()
     with Comparison(machine(), CONFIG) as comparison:
-        def forward(device, _):
+        def forward(device):
             out = device.embedding_bag(item.weight, item.indices, item.offsets)
-            return out if device is not comparison.engine else -out
+            return {"out": out if device is not comparison.engine else -out}
 
-        comparison.run(operation, "out", forward)
-    assert "out[0, 0] must be" in operation.mismatches[0]
+        comparison.run(operation, "forward", forward)
+    assert "forward, out[0, 0] must be" in operation.mismatches[0]
 
 
 def test_an_operation_that_never_ran_is_not_equal():
