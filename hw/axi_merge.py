@@ -48,8 +48,10 @@ class AxiMerge(wiring.Component):
         first, second, port = self.first, self.second, self.port
         members = port.signature.members
 
-        def arbitrate(prefix, free):
+        def arbitrate(prefix, room=1):
             """Let one of the address channels into the register behind; return (takes, which)."""
+            empty = ~getattr(port, f"{prefix}valid") | getattr(port, f"{prefix}ready")
+            free = empty & room
             asks = [getattr(each, f"{prefix}valid") for each in (first, second)]
             turn = Signal(name=f"{prefix}_turn")   # whose turn it is where both ask
             # Who waits holds its request, so that it is enough to look at the other one.
@@ -65,12 +67,12 @@ class AxiMerge(wiring.Component):
                     if name.startswith(prefix) and name[2:] not in ("id", "valid", "ready"):
                         m.d.sync += getattr(port, name).eq(
                             Mux(which, getattr(second, name), getattr(first, name)))
-            with m.If(free):
-                m.d.sync += getattr(port, f"{prefix}valid").eq(asks[0] | asks[1])
+            with m.If(empty):
+                m.d.sync += getattr(port, f"{prefix}valid").eq(takes)
             return takes, which
 
         # Reads.
-        takes, which = arbitrate("ar", ~port.arvalid | port.arready)
+        takes, which = arbitrate("ar")
         with m.If(takes):
             m.d.sync += port.arid.eq(Mux(which, second.arid | SECOND_READ_ID, first.arid))
         m.d.comb += port.rready.eq(1)
@@ -82,7 +84,7 @@ class AxiMerge(wiring.Component):
 
         # Writes: who has announced, in order.
         m.submodules.writers = writers = Queue(1, 16)
-        takes, which = arbitrate("aw", (~port.awvalid | port.awready) & writers.i.ready)
+        takes, which = arbitrate("aw", writers.i.ready)
         m.d.comb += [writers.i.valid.eq(takes), writers.i.payload.eq(which)]
         with m.If(takes):
             m.d.sync += port.awid.eq(which)

@@ -26,7 +26,8 @@ def device(request, simulation):
     device = EngineDevice(simulation, TINY)
     yield device
     device.reset()
-    simulation.unmap(device._ring_region.addresses[0])
+    for address in device._ring_region.addresses:
+        simulation.unmap(address)
 
 
 def forward(seed=0):
