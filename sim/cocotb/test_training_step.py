@@ -6,7 +6,7 @@ from cocotb.task import bridge
 from cocotb.triggers import ClockCycles
 
 from ... import golden
-from ...cosimulation import OPERATIONS, Comparison, Operation, step
+from ...cosimulation import WHOLE_STEP, Comparison, operations_of, step, whole_step
 from ...host.driver import EngineDevice
 from ...workloads import TableInput
 from .bench import Bench, TestbenchIo, config_of_run
@@ -47,12 +47,14 @@ async def training_step(dut, memory):
     io = TestbenchIo(bench, seed, **MEMORIES[memory])
 
     def work():
-        operations = {name: Operation(name) for name in OPERATIONS}
+        operations = operations_of(config_of_run())
         for placement in ("aligned", "scattered"):
             comparison = Comparison(io, config_of_run(), placement=placement, seed=seed)
-            for rows, bags, beats, longest in ((200, 16, 4, 40), (3, 40, 1, 5), (30, 5, 9, 20)):
-                step(comparison, table(rng, rows, bags, beats, longest), golden.SGD(0.05),
-                     operations)
+            items = [table(rng, *shape)
+                     for shape in ((200, 16, 4, 40), (3, 40, 1, 5), (30, 5, 9, 20))]
+            for item in items:
+                step(comparison, item, golden.SGD(0.05), operations)
+            whole_step(comparison, items, golden.SGD(0.05), operations[WHOLE_STEP])
             for device in (comparison.engine, comparison.machine):
                 device.close()
         return operations
@@ -60,7 +62,8 @@ async def training_step(dut, memory):
     operations = await bridge(work)()
     for operation in operations.values():
         assert operation.equal, (operation.name, operation.mismatches)
-        assert operation.passes == 6 and operation.guard_bytes > 0
+        assert operation.passes == (2 if operation.name == WHOLE_STEP else 6)
+        assert operation.guard_bytes > 0
     counters = bench.counters()
     cocotb.log.info("%s: %s", memory, counters)
     assert counters["error_beats"] == 0

@@ -138,7 +138,7 @@ def test_explains_every_field(invoke, field):
 
 def test_info(invoke):
     found = json.loads(invoke("info", "--json").stdout)
-    assert set(found) == {"packages", "tools", "gpus", "backends"}
+    assert set(found) == {"packages", "tools", "gpus", "cpu_core", "backends"}
     assert found["packages"]["amaranth"] and found["packages"]["tcast"]
     assert found["backends"]["golden"]["available"] is True
     for version in [*found["packages"].values(), *found["tools"].values()]:

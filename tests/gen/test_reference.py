@@ -36,7 +36,7 @@ def test_tables_are_rectangular(tiny):
             width = cells
         else:
             width = None
-    assert tables == 7
+    assert tables == 9
 
 
 def test_a_configuration_shows_its_values(tiny):

@@ -24,13 +24,13 @@ from tcast.sim.simulation import Simulation
 from tcast.workloads import TableInput
 
 EXAMPLES = int(os.environ.get("TCAST_EXAMPLES", "25"))
-#: tiny64 shares its port in every run; with a port of its own, and the large ones, in long runs.
+#: The small ones in every run, the others in long runs.
 CONFIGS = {name: EngineConfig.preset(name) for name in PRESETS} | {
     "tiny64 with two ports": replace(EngineConfig.preset("tiny64"), cast_port=2),
     "tiny64 with pairs by two, all in memory": replace(
         EngineConfig.preset("tiny64"), cast_pairs=2, cast_buffer_pairs=0)}
-ENGINES = [name if name == "tiny64" else pytest.param(name, marks=pytest.mark.long)
-           for name in CONFIGS]
+ENGINES = [name if name in ("tiny64", "tiny64 with two ports")
+           else pytest.param(name, marks=pytest.mark.long) for name in CONFIGS]
 SETTINGS = settings(max_examples=EXAMPLES, deadline=None, print_blob=True,
                     suppress_health_check=list(HealthCheck))
 

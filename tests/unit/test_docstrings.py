@@ -4,12 +4,22 @@ import importlib
 import inspect
 import pkgutil
 import re
+from dataclasses import replace
 
 import pytest
 from amaranth.lib import wiring
 from stream_bench import SMALL
 
 from tcast import hw
+from tcast.hw.array_bursts import ArrayBursts
+from tcast.hw.burst_reader import BurstReader
+from tcast.hw.cast.array_writer import ArrayWriter
+from tcast.hw.cast.bins import Bins
+from tcast.hw.cast.burst_merge import BurstMerge
+from tcast.hw.cast.list_reader import ListReader
+from tcast.hw.cast.tally import Tally
+from tcast.hw.counters import PerformanceCounters
+from tcast.hw.engine import Engine
 from tcast.hw.fp import Adder, Multiplier
 from tcast.hw.queue import Queue
 from tcast.hw.reducer import Combiner
@@ -23,7 +33,16 @@ SPECIAL = {
     "Queue": lambda: Queue(8, 4),
     "Combiner": lambda: Combiner(SMALL, 0),
     "RowAddresser": lambda: RowAddresser(SMALL, ErrorCode.INDEX_RANGE),
-    "BurstReader": lambda: importlib.import_module("tcast.hw.burst_reader").BurstReader(SMALL, 64),
+    "BurstReader": lambda: BurstReader(SMALL, 64),
+    "ArrayBursts": lambda: ArrayBursts(SMALL, 4),
+    "ArrayWriter": lambda: ArrayWriter(SMALL, 1, 4),
+    "Bins": lambda: Bins(SMALL, 2),
+    "BurstMerge": lambda: BurstMerge(SMALL, 3),
+    "ListReader": lambda: ListReader(SMALL, 2),
+    "Tally": lambda: Tally(8, 4),
+    # Whose members of the cast unit are there only with one.
+    "PerformanceCounters": lambda: PerformanceCounters(cast=True),
+    "Engine": lambda: Engine(replace(SMALL, cast_port=2)),
 }
 
 

@@ -1,5 +1,7 @@
 """Sequencer: ring, checks, the parts of a descriptor, ordering and completion."""
 
+from dataclasses import replace
+
 import pytest
 from stream_bench import SMALL, StreamBench
 
@@ -23,12 +25,13 @@ class Ring:
     """A Sequencer with a ring in memory; each job queue takes everything at once."""
 
     def __init__(self, jobs, *, config=SMALL, base=0x7_0000_1000, size_log2=4, tail=None,
-                 latency=4, missed=(), bad=None):
+                 latency=4, missed=(), bad=None, counts=()):
         self.bench = bench = StreamBench(Sequencer(config), limit=3000)
         dut, beat_bytes = bench.dut, config.derived.beat_bytes
         self.latency = latency
         data = [descriptor.pack(job) for job in jobs]
         self.fetches = bench.sink(dut.fetch)
+        self.counts = bench.sink(dut.count_fetch)
         self.jobs = {name: bench.sink(getattr(dut, name)) for name in dut.jobs}
         self.head, self.error = bench.watch(dut.head), []
         names = ("valid", "code", "slot", "position", "value", "limit")
@@ -67,6 +70,19 @@ class Ring:
                     await ctx.tick()
                 ctx.set(dut.fetched.valid, 0)
         bench.process(memory, background=True)
+
+        async def number_in_memory(ctx):
+            """Answer the reads of ``counts``, beats in the order in which they are asked for."""
+            for served, beat in enumerate(counts):
+                while len(self.counts.items) == served:
+                    await ctx.tick()
+                for _ in range(latency):
+                    await ctx.tick()
+                ctx.set(dut.count_fetched.valid, 1)
+                ctx.set(dut.count_fetched.payload, beat)
+                await ctx.tick()
+                ctx.set(dut.count_fetched.valid, 0)
+        bench.process(number_in_memory, background=True)
 
     def pulse(self, at, *names):
         """Let inputs be high in cycle ``at``."""
@@ -208,6 +224,55 @@ def test_sequencer_waits_for_all_before_unless_relaxed():
     assert ring.fetches.cycles[1] < 60
     assert starts[1] > 200 and len(starts) == 3
     assert ring.head[199] == 0 and ring.head[-1] == 1
+
+
+def test_sequencer_waits_for_the_other_unit():
+    """Until the cast unit has completed as many as it says, modulo 2**32; those behind wait too."""
+    two_rings = replace(SMALL, cast_port=1)
+    waits = NARROW | {"waits": 1, "wait_count": 2, "relaxed": 1}
+    ring = Ring([NARROW, waits, NARROW | {"relaxed": 1}], config=two_rings)
+    # One less, and one that is 2**31 ahead of it, which counts as behind.
+    ring.hold(0, other_completed=1).hold(150, other_completed=0x8000_0002)
+    ring.hold(151, other_completed=1).hold(300, other_completed=2).run(400)
+    starts = ring.jobs["update_job"].cycles
+    assert len(starts) == 3 and starts[0] < 60
+    assert 300 < starts[1] <= 305 and starts[1] < starts[2]
+
+
+@pytest.mark.parametrize("completed", [2, 3, 0x8000_0001])
+def test_sequencer_does_not_wait_for_what_has_completed(completed):
+    ring = Ring([NARROW | {"waits": 1, "wait_count": 2}], config=replace(SMALL, cast_port=1))
+    ring.hold(0, other_completed=completed).run(80)
+    assert ring.started == 1
+
+
+@pytest.mark.parametrize("config", [SMALL, WIDE], ids=lambda config: config.name)
+@pytest.mark.parametrize("lane", range(4))
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_sequencer_takes_the_number_of_segments_from_memory(config, lane, count):
+    """A word of its beat; every part has the number, and it is read when the turn has come."""
+    lanes = config.derived.lanes
+    lane %= lanes
+    job = (NARROW if config is SMALL else GOOD) | {
+        "counted": 1, "count_base": 0x8_0000_0000 + 4 * lane}
+    beat = sum((count if n == lane else 99 + n) << 32 * n for n in range(lanes))
+    ring = Ring([job | {"counted": 0}, job], config=config, counts=[beat])
+    ring.pulse(200, "written", "gathered").run(300)
+    assert ring.counts.items == [
+        {"address": 0x8_0000_0000, "beats": 1, "position": 0, "end": 0}]
+    assert ring.counts.cycles[0] > 200, "what is before it may write the number"
+    parts = {name: sink.items[-1] for name, sink in ring.jobs.items() if sink.items}
+    assert parts["update_job"]["n_segments"] == parts["segment_job"]["n_segments"] == count
+    assert parts["offset_job"]["count"] == count + 1 and parts["target_job"]["count"] == count
+    assert parts["count_job"] == count and not ring.records
+
+
+def test_sequencer_reports_a_number_of_segments_that_is_too_large():
+    job = NARROW | {"counted": 1, "count_base": 0x8000}
+    ring = Ring([NARROW, job, NARROW], counts=[8])
+    ring.pulse(200, "written", "gathered").run(300)
+    assert ring.records == [(ErrorCode.SEGMENT_COUNT, 1, 0, 8, 7)]
+    assert ring.started == 1 and ring.head[-1] == 1
 
 
 def test_sequencer_completes_in_either_order():
