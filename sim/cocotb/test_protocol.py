@@ -5,7 +5,7 @@ import numpy as np
 from cocotb.task import bridge
 
 from ... import golden
-from ...cosimulation import OPERATIONS, Comparison, Operation, step
+from ...cosimulation import WHOLE_STEP, Comparison, operations_of, step, whole_step
 from ...host.driver import EngineDevice, EngineError
 from ...hw.registers import ErrorCode, Reader
 from ...workloads import TableInput
@@ -36,15 +36,18 @@ async def training_step(dut, pauses):
 
     def work():
         comparison = Comparison(io, config_of_run(), placement="scattered", seed=seed)
-        operations = {name: Operation(name) for name in OPERATIONS}
-        for index_type in (np.int32, np.int64):
-            step(comparison, table(rng, index_type=index_type), golden.SGD(0.05), operations)
+        operations = operations_of(config_of_run())
+        items = [table(rng, index_type=index_type) for index_type in (np.int32, np.int64)]
+        for item in items:
+            step(comparison, item, golden.SGD(0.05), operations)
+        whole_step(comparison, items, golden.SGD(0.05), operations[WHOLE_STEP])
         return operations
 
     operations = await bridge(work)()
     for operation in operations.values():
         assert operation.equal, (operation.name, operation.mismatches)
-        assert operation.passes == 2 and operation.guard_bytes > 0
+        assert operation.passes == (1 if operation.name == WHOLE_STEP else 2)
+        assert operation.guard_bytes > 0
     bench.check()
 
 
