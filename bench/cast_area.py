@@ -18,7 +18,7 @@ from results import table, write
 from tcast.hw.cast import CastUnit
 from tcast.hw.config import PRESETS, EngineConfig
 
-XILINX = ("read_verilog unit.v; synth_xilinx -family xcup -noiopad -noclkbuf -top unit; "
+XILINX = ("read_verilog unit.v; synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top unit; "
           "tee -q -o cells.json stat -json")
 KINDS = ("LUT", "FF", "BRAM", "DSP")
 

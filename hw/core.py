@@ -10,6 +10,7 @@ from .burst_reader import BurstReader
 from .queue import Queue
 from .read_port import ReadPort
 from .reducer import Reducer
+from .register_slice import RegisterSlice
 from .registers import ErrorCode, Reader
 from .rows import BurstSplitter, RowAddresser, RowNumberer
 from .segments import SegmentLengths, SegmentWalker
@@ -122,8 +123,7 @@ class Core(wiring.Component):
         m.submodules.source = source = RowAddresser(config, ErrorCode.INDEX_RANGE)
         m.submodules.source_splitter = source_splitter = BurstSplitter(config)
         m.submodules.row_reader = row_reader = BurstReader(config, config.row_buffer_beats)
-        m.submodules.tokens = tokens = Queue(
-            token(), config.row_buffer_beats, registered=True)
+        m.submodules.tokens = tokens = Queue(token(), config.row_buffer_beats)
         connect(m, sequencer.segment_job, lengths.job)
         connect(m, arrays[Reader.OFFSET].o, lengths.offsets)
         connect(m, lengths.o, walker.segments)
@@ -162,12 +162,17 @@ class Core(wiring.Component):
         connect(m, addresses.o, write_splitter.i)
         connect(m, write_splitter.o, write_port.bursts)
 
-        # Reduce, update, write.
+        # Reduce, update, write. What the reducer takes, it decides from both of its inputs: neither
+        # queue in front of it is to wait for that in the same cycle.
+        m.submodules.token_slice = token_slice = RegisterSlice(token())
+        m.submodules.row_slice = row_slice = RegisterSlice(config.data_width)
         m.submodules.reducer = reducer = Reducer(config)
         m.submodules.updater = updater = Updater(config)
         connect(m, sequencer.reduce_job, reducer.job)
-        connect(m, tokens.o, reducer.tokens)
-        connect(m, row_reader.data, reducer.rows)
+        connect(m, tokens.o, token_slice.i)
+        connect(m, token_slice.o, reducer.tokens)
+        connect(m, row_reader.data, row_slice.i)
+        connect(m, row_slice.o, reducer.rows)
         connect(m, sequencer.update_job, updater.job)
         connect(m, arrays[Reader.SCALE].o, updater.scales)
         connect(m, reducer.o, updater.sums)

@@ -1,11 +1,12 @@
 """ReadPort: the AR and R channels, shared by all readers."""
 
 from amaranth.hdl import Const, Module, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .axi import BURST_INCR, axi4_signature
+from .register_slice import RegisterSlice
 from .registers import N_WINDOWS, ErrorCode, Reader
 from .select import first_of, select
 from .types import COUNT_WIDTH, SLOT_WIDTH, burst, error_record
@@ -93,37 +94,37 @@ class ReadPort(wiring.Component):
         config, readers = self.config, self.readers
         bus = self.bus
 
-        # The burst that the windows are compared with.
-        chosen = Signal(burst(config.derived))
-        chosen_id = Signal(range(len(readers)))
-        pending = Signal()
+        # The burst that the windows are compared with; no reader sees ARREADY in its cycle.
+        id_width = (len(readers) - 1).bit_length()
+        m.submodules.chosen = chosen = RegisterSlice(data.StructLayout(
+            {"burst": burst(config.derived), "id": id_width}))
         failed = Signal()
         refused = Signal()  # what stands on AR, without ARVALID, missed the windows
         free = ~refused & (~bus.arvalid | bus.arready)
         # The one in front of it waits with the answer of each window.
-        checked, checked_id = Signal.like(chosen), Signal.like(chosen_id)
+        checked = Signal(chosen.o.payload.shape())
         checked_valid, windows = Signal(), Signal(N_WINDOWS)
         take = checked_valid & free & ~self.halt & ~failed
         move = ~checked_valid | take
-        accept = ~pending | move
+        m.d.comb += chosen.o.ready.eq(move)
         with m.If(move):
             m.d.sync += [
-                checked_valid.eq(pending), checked.eq(chosen), checked_id.eq(chosen_id),
-                windows.eq(matches(self.windows, chosen.address, "read")),
+                checked_valid.eq(chosen.o.valid), checked.eq(chosen.o.payload),
+                windows.eq(matches(self.windows, chosen.o.payload.burst.address, "read")),
             ]
         sources = [self.bursts[reader] for reader in readers]
         grants = first_of(source.valid for source in sources)
         taken = Const(0)
         for source in sources:
-            m.d.comb += source.ready.eq(accept & ~taken)
+            m.d.comb += source.ready.eq(chosen.i.ready & ~taken)
             taken = taken | source.valid
-        with m.If(accept):
-            m.d.sync += [
-                pending.eq(taken),
-                Value.cast(chosen).eq(select(grants, [source.payload for source in sources])),
-                chosen_id.eq(select(
-                    grants, [Const(reader, len(chosen_id)) for reader in readers])),
-            ]
+        m.d.comb += [
+            chosen.i.valid.eq(taken),
+            Value.cast(chosen.i.payload.burst).eq(
+                select(grants, [source.payload for source in sources])),
+            chosen.i.payload.id.eq(
+                select(grants, [Const(reader, id_width) for reader in readers])),
+        ]
 
         # It goes on to AR whatever the windows say: they decide on ARVALID alone, and nothing in
         # front of it waits for that.
@@ -134,10 +135,10 @@ class ReadPort(wiring.Component):
             m.d.sync += bus.arvalid.eq(take & inside)
         with m.If(take):
             m.d.sync += [
-                bus.arid.eq(checked_id),
-                bus.araddr.eq(checked.address),
-                bus.arlen.eq(checked.beats - 1),
-                position.eq(checked.position),
+                bus.arid.eq(checked.id),
+                bus.araddr.eq(checked.burst.address),
+                bus.arlen.eq(checked.burst.beats - 1),
+                position.eq(checked.burst.position),
             ]
         m.d.comb += [
             bus.arsize.eq(config.derived.beat_bytes_log2),
@@ -164,7 +165,6 @@ class ReadPort(wiring.Component):
 
         # Beats that each reader has received, for the error record: a small memory, in which a
         # count means something once `counted` says so.
-        id_width = len(chosen_id)
         m.submodules.counts = counts = Memory(shape=COUNT_WIDTH, depth=1 << id_width, init=[])
         count, next_count = counts.read_port(domain="comb"), counts.write_port()
         counted = Signal(1 << id_width)

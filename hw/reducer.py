@@ -249,7 +249,7 @@ class Reducer(wiring.Component):
         more, then_last = Signal(), Signal()  # col is not 0; if so, whether it is the last
         row_beats = self.job.payload.row_beats
         tok = self.tokens.payload
-        last_col = Mux(more, then_last, row_beats == 1)
+        last_col = Mux(more, then_last, self.job.payload.one_beat)
         has_beat = tok.empty | self.rows.valid
         has_room = ~tok.last | room
         ready = self.job.valid & self.tokens.valid & ~tok.end

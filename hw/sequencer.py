@@ -207,7 +207,8 @@ class Sequencer(wiring.Component):
                          "n_rows": fields["dst_rows"], "row_beats": row_beats,
                          "increasing": update, "read": update, "slot": slot},
             "walk_job": {"n_lookups": fields["n_lookups"], "weighted": fields["weighted"]},
-            "reduce_job": {"row_beats": row_beats, "weighted": fields["weighted"]},
+            "reduce_job": {"row_beats": row_beats, "one_beat": row_beats == 1,
+                           "weighted": fields["weighted"]},
             "update_job": {"update": update, "scaled": fields["scaled"], "lr": fields["lr"],
                            "n_segments": fields["n_segments"], "row_beats": row_beats},
         }

@@ -30,8 +30,9 @@ def walk_job():
 
 
 def reduce_job(derived):
-    """The rows of one descriptor: their beats; whether each is multiplied by its weight."""
-    return data.StructLayout({"row_beats": derived.row_beats_width, "weighted": 1})
+    """The rows of one descriptor: their beats, whether that is one, whether they have weights."""
+    return data.StructLayout(
+        {"row_beats": derived.row_beats_width, "one_beat": 1, "weighted": 1})
 
 
 def segment_job():

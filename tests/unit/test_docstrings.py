@@ -23,6 +23,7 @@ from tcast.hw.engine import Engine
 from tcast.hw.fp import Adder, Multiplier
 from tcast.hw.queue import Queue
 from tcast.hw.reducer import Combiner
+from tcast.hw.register_slice import RegisterSlice
 from tcast.hw.registers import ErrorCode
 from tcast.hw.rows import RowAddresser
 
@@ -34,6 +35,7 @@ SPECIAL = {
     "Combiner": lambda: Combiner(SMALL, 0),
     "RowAddresser": lambda: RowAddresser(SMALL, ErrorCode.INDEX_RANGE),
     "BurstReader": lambda: BurstReader(SMALL, 64),
+    "RegisterSlice": lambda: RegisterSlice(8),
     "ArrayBursts": lambda: ArrayBursts(SMALL, 4),
     "ArrayWriter": lambda: ArrayWriter(SMALL, 1, 4),
     "Bins": lambda: Bins(SMALL, 2),

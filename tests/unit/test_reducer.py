@@ -57,7 +57,8 @@ class Reduce:
             offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
             self.expected.append(gather_reduce(rows, np.arange(len(rows)), offsets, weights))
         bench.source(bench.dut.job, [
-            {"row_beats": row_beats, "weighted": int(has_weights)}
+            {"row_beats": row_beats, "one_beat": int(row_beats == 1),
+             "weighted": int(has_weights)}
             for (row_beats, _), has_weights in zip(jobs, weighted, strict=True)])
         bench.source(bench.dut.tokens, tokens, stall[0])
         bench.source(bench.dut.rows, beats, stall[0])
@@ -154,7 +155,7 @@ def test_reducer_drops_its_rows_in_a_reset():
 
     async def drive(ctx):
         dut = bench.dut
-        ctx.set(dut.job.payload, {"row_beats": 1, "weighted": 0})
+        ctx.set(dut.job.payload, {"row_beats": 1, "one_beat": 1, "weighted": 0})
         ctx.set(dut.job.valid, 1)
         ctx.set(dut.rows.payload, one)
         for tokens, wait in ((stuck, 40), (fresh, 40)):

@@ -137,7 +137,7 @@ def test_sequencer_hands_out_the_parts(config):
         "weight_job": [], "scale_job": [],
         "segment_job": [{"unit": 0, "n_lookups": 100, "n_segments": 7, "slot": 0}],
         "walk_job": [{"n_lookups": 100, "weighted": 0}], "count_job": [7],
-        "reduce_job": [{"row_beats": beats, "weighted": 0}],
+        "reduce_job": [{"row_beats": beats, "one_beat": int(beats == 1), "weighted": 0}],
         "source_job": [row | {"base": job["src_base"], "stride_beats": job["src_stride"] // beat,
                               "n_rows": 1000, "increasing": 0, "read": 0}],
         "sink_job": [row | {"base": job["dst_base"], "stride_beats": job["dst_stride"] // beat,
