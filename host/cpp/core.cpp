@@ -601,7 +601,9 @@ template <class Key, class Index> struct Cast {
 
     void move(const Key *from, Key *to, int64_t shift, Key mask, int64_t thread) {
         int64_t *next = &counts[thread * MOST_BINS];
-        for (int64_t i = share(thread); i < share(thread + 1); ++i)
+        // In a variable: the stores below might change what share() divides.
+        const int64_t end = share(thread + 1);
+        for (int64_t i = share(thread); i < end; ++i)
             to[next[from[i] >> shift & mask]++] = from[i];
     }
 
@@ -611,8 +613,8 @@ template <class Key, class Index> struct Cast {
 
     void count_runs(const Key *keys, int64_t thread) {
         int64_t n = 0;
-        for (int64_t i = share(thread); i < share(thread + 1); ++i)
-            n += starts(keys, i, a.low_bits);
+        const int64_t end = share(thread + 1);
+        for (int64_t i = share(thread); i < end; ++i) n += starts(keys, i, a.low_bits);
         n_runs[thread + 1] = n;
     }
 
