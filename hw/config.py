@@ -290,7 +290,7 @@ PRESETS = {
     "ecp5-128": EngineConfig(
         name="tcast_ecp5_128", data_width=128, row_buffer_beats=512, old_buffer_beats=512,
         array_buffer_beats=64, write_buffer_beats=128, burst_beats_max=64,
-        writes_outstanding=64, descriptors_in_flight=8, add_stages=5, mul_stages=6,
+        writes_outstanding=64, descriptors_in_flight=8, add_stages=6, mul_stages=7,
         cast_digit_bits=8, cast_buffer_pairs=2048),
     # One HBM2 pseudo-channel as Xilinx's controller shows it: 256 bits, long latency.
     "hbm256": EngineConfig(

@@ -103,6 +103,12 @@ class Core(wiring.Component):
             connect(m, bursts, read_port.bursts[reader])
             connect(m, read_port.beats[reader], beats)
 
+        def sliced(name, source, consumer):
+            """Connect streams where what a consumer takes hangs on more than this one."""
+            m.submodules[name] = each = RegisterSlice(source.payload.shape())
+            connect(m, source, each.i)
+            connect(m, each.o, consumer)
+
         # Front: descriptors, and the arrays they name.
         to_port(Reader.DESCRIPTOR, sequencer.fetch, sequencer.fetched)
         to_port(Reader.COUNT, sequencer.count_fetch, sequencer.count_fetched)
@@ -126,7 +132,7 @@ class Core(wiring.Component):
         m.submodules.tokens = tokens = Queue(token(), config.row_buffer_beats)
         connect(m, sequencer.segment_job, lengths.job)
         connect(m, arrays[Reader.OFFSET].o, lengths.offsets)
-        connect(m, lengths.o, walker.segments)
+        sliced("segment_slice", lengths.o, walker.segments)
         connect(m, sequencer.walk_job, walker.job)
         connect(m, arrays[Reader.INDEX].o, walker.indices)
         connect(m, arrays[Reader.WEIGHT].o, walker.weights)
@@ -134,12 +140,13 @@ class Core(wiring.Component):
         connect(m, walker.tokens, tokens.i)
         connect(m, sequencer.source_job, source.job)
         connect(m, source.o, source_splitter.i)
-        connect(m, source_splitter.o, row_reader.i)
+        sliced("burst_slice", source_splitter.o, row_reader.i)
         to_port(Reader.ROW, row_reader.o, row_reader.beats)
 
         # Scatter: target rows, their old content, the addresses to write to.
         m.submodules.targets = targets = RowNumberer()
         m.submodules.sink = sink = RowAddresser(config, ErrorCode.TARGET_RANGE, pass_end=True)
+        m.submodules.sink_slice = sink_slice = RegisterSlice(row(derived))
         m.submodules.old_splitter = old_splitter = BurstSplitter(config)
         m.submodules.old_reader = old_reader = BurstReader(config, config.old_buffer_beats)
         m.submodules.addresses = addresses = Queue(
@@ -149,31 +156,28 @@ class Core(wiring.Component):
         connect(m, sequencer.count_job, targets.job)
         connect(m, arrays[Reader.TARGET].o, targets.i)
         connect(m, targets.o, sink.i)
-        wants_old = sink.o.payload.read & ~sink.o.payload.end
+        connect(m, sink.o, sink_slice.i)
+        rows = sink_slice.o
+        wants_old = rows.payload.read & ~rows.payload.end
         m.d.comb += [
-            addresses.i.payload.eq(sink.o.payload),
-            old_splitter.i.payload.eq(sink.o.payload),
-            addresses.i.valid.eq(sink.o.valid & (old_splitter.i.ready | ~wants_old)),
-            old_splitter.i.valid.eq(sink.o.valid & addresses.i.ready & wants_old),
-            sink.o.ready.eq(addresses.i.ready & (old_splitter.i.ready | ~wants_old)),
+            addresses.i.payload.eq(rows.payload),
+            old_splitter.i.payload.eq(rows.payload),
+            addresses.i.valid.eq(rows.valid & (old_splitter.i.ready | ~wants_old)),
+            old_splitter.i.valid.eq(rows.valid & addresses.i.ready & wants_old),
+            rows.ready.eq(addresses.i.ready & (old_splitter.i.ready | ~wants_old)),
         ]
-        connect(m, old_splitter.o, old_reader.i)
+        sliced("old_slice", old_splitter.o, old_reader.i)
         to_port(Reader.OLD_ROW, old_reader.o, old_reader.beats)
         connect(m, addresses.o, write_splitter.i)
         connect(m, write_splitter.o, write_port.bursts)
 
-        # Reduce, update, write. What the reducer takes, it decides from both of its inputs: neither
-        # queue in front of it is to wait for that in the same cycle.
-        m.submodules.token_slice = token_slice = RegisterSlice(token())
-        m.submodules.row_slice = row_slice = RegisterSlice(config.data_width)
+        # Reduce, update, write.
         m.submodules.reducer = reducer = Reducer(config)
         m.submodules.updater = updater = Updater(config)
         connect(m, sequencer.reduce_job, reducer.job)
-        connect(m, tokens.o, token_slice.i)
-        connect(m, token_slice.o, reducer.tokens)
-        connect(m, row_reader.data, row_slice.i)
-        connect(m, row_slice.o, reducer.rows)
-        connect(m, sequencer.update_job, updater.job)
+        sliced("token_slice", tokens.o, reducer.tokens)
+        sliced("row_slice", row_reader.data, reducer.rows)
+        sliced("update_slice", sequencer.update_job, updater.job)
         connect(m, arrays[Reader.SCALE].o, updater.scales)
         connect(m, reducer.o, updater.sums)
         connect(m, old_reader.data, updater.old)

@@ -150,9 +150,9 @@ class SegmentWalker(wiring.Component):
     def elaborate(self, platform):
         """The current segment in registers, the next one taken with its last lookup."""
         m = Module()
-        active = Signal()     # a segment, or the end, is in the registers
-        ending = Signal()
-        empty = Signal()
+        # What is in the registers: a segment with lookups left, one without, or the end.
+        lookup, empty, ending = Signal(), Signal(), Signal()
+        active = lookup | empty | ending
         last = Signal()       # remaining == 1
         final = Signal()      # remaining <= 8
         remaining = Signal(COUNT_WIDTH)
@@ -166,15 +166,14 @@ class SegmentWalker(wiring.Component):
         has_index = self.indices.valid & (self.weights.valid | ~weighted)
         take_index = Signal()
 
-        lookup = active & ~ending & ~empty
-        drain = active & ending & unused
-        finish = active & ending & ~unused
+        drain = ending & unused
+        finish = ending & ~unused
         m.d.comb += [
             # A lookup needs an index, its weight, and room on both outputs.
             self.rows.valid.eq((lookup & has_index & self.tokens.ready)
                                | (finish & self.tokens.ready)),
             self.tokens.valid.eq((lookup & has_index & self.rows.ready)
-                                 | (active & ~ending & empty)
+                                 | empty
                                  | (finish & self.rows.ready)),
             take_index.eq((lookup & self.rows.ready & self.tokens.ready) | drain),
             self.indices.ready.eq(take_index & (self.weights.valid | ~weighted)),
@@ -220,14 +219,14 @@ class SegmentWalker(wiring.Component):
         with m.If(self.job.ready & self.job.valid):
             m.d.sync += [position.eq(0), position_1.eq(1)]
         with m.If(done):
-            m.d.sync += active.eq(0)
+            m.d.sync += [lookup.eq(0), empty.eq(0), ending.eq(0)]
         length = self.segments.payload.length
         with m.If(self.segments.valid & self.segments.ready):
             m.d.sync += [
-                active.eq(1),
+                lookup.eq((length != 0) & ~self.segments.payload.end),
+                empty.eq((length == 0) & ~self.segments.payload.end),
                 ending.eq(self.segments.payload.end),
                 remaining.eq(length),
-                empty.eq((length == 0) & ~self.segments.payload.end),
                 last.eq(length == 1),
                 final.eq(length <= 8),
                 leaf.eq(0),

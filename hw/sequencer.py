@@ -218,8 +218,6 @@ class Sequencer(wiring.Component):
         m.d.comb += queues["count_job"].i.payload.eq(fields["n_segments"])
         # A queue may still hold its part of a descriptor that completed a moment ago.
         issue = Signal()
-        room = Signal()  # as it was a cycle ago, and nothing has been issued since
-        m.d.sync += room.eq(Cat(queue.i.ready for queue in queues.values()).all())
         wanted = {"offset_job": ~unit, "weight_job": fields["weighted"],
                   "scale_job": fields["scaled"]}
         for name, queue in queues.items():
@@ -260,6 +258,11 @@ class Sequencer(wiring.Component):
         ]
         n_segments = next(field for field in FIELDS if field.name == "n_segments")
 
+        # Room for every part, and no fence: as it was a cycle ago, and nothing was issued since.
+        alone, clear = in_flight == 0, Signal()
+        m.d.sync += clear.eq(Cat(queue.i.ready for queue in queues.values()).all()
+                             & (alone | (fields["relaxed"] & ~in_flight[-1])))
+
         # Whether the fetch of this slot missed: known a cycle later, long before what is behind it
         # can come.
         missed_here = Signal()
@@ -290,11 +293,9 @@ class Sequencer(wiring.Component):
                 m.d.sync += bad.eq(Cat(rule for _, rule, _ in rules))
                 m.next = "ISSUE"
             with m.State("ISSUE"):
-                alone = in_flight == 0
                 with m.If(fault.valid | bad.any()):
                     m.next = "REFUSE"
-                with m.Elif(~self.halt & room & ~(fields["waits"] & behind) & (
-                        alone | (fields["relaxed"] & ~in_flight[-1]))):
+                with m.Elif(~self.halt & clear & ~(fields["waits"] & behind)):
                     with m.If(fields["counted"] & ~replaced):
                         m.next = "ASK"
                     with m.Else():
@@ -320,8 +321,8 @@ class Sequencer(wiring.Component):
                     ]
                     m.next = "ISSUE"
             with m.State("REFUSE"):
-                m.d.comb += self.error.valid.eq((in_flight == 0) & ~failed)
-                with m.If(in_flight == 0):
+                m.d.comb += self.error.valid.eq(alone & ~failed)
+                with m.If(alone):
                     m.d.sync += failed.eq(1)
         m.d.comb += [
             self.in_flight.eq(in_flight != 0),

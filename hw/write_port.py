@@ -1,11 +1,12 @@
 """WritePort: the AW, W and B channels; rows leave in order and are counted until answered."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .axi import BURST_INCR, axi4_signature
 from .queue import Queue
+from .register_slice import RegisterSlice
 from .registers import N_WINDOWS, ErrorCode
 from .types import COUNT_WIDTH, burst, error_record, strobed_beat
 from .windows import matches, windows_layout
@@ -47,7 +48,7 @@ class WritePort(wiring.Component):
         Nothing on AW or W, nothing unanswered.
     bus : AXI4 write channels as members named like the ports (aw*, w*, b*).
 
-    Timing: a burst needs four cycles to AW; one burst and one beat a cycle.
+    Timing: a burst needs three cycles to AW; one burst and one beat a cycle.
     Reset: only while idle.
     """
 
@@ -76,32 +77,29 @@ class WritePort(wiring.Component):
         config, derived = self.config, self.config.derived
         bus = self.bus
 
-        # The burst that the windows are compared with, and the one that waits for its data with
-        # the answer.
-        # In front of them a queue, so that nothing there waits for the bus in the same cycle.
-        m.submodules.queue = queue = Queue(burst(derived), 3)
-        connect(m, flipped(self.bursts), queue.i)
-        chosen, checked = Signal(burst(derived)), Signal(burst(derived))
-        pending, inside = Signal(), Signal(N_WINDOWS)
-        take = Signal()   # `checked` is announced
-        retire = Signal()  # `checked` was an end
-        free = ~pending | take | retire
-        m.d.comb += [queue.o.ready.eq(free), chosen.eq(queue.o.payload)]
-        with m.If(free):
-            m.d.sync += [pending.eq(queue.o.valid), checked.eq(chosen),
-                         inside.eq(matches(self.windows, chosen.address, "write"))]
+        # A burst claims its data and is compared with the windows on its way from the first slice
+        # into the second, where it waits for the bus with the answers: nothing in front of it sees
+        # AWREADY in its cycle. An end is a burst of no beats.
+        m.submodules.arriving = arriving = RegisterSlice(burst(derived))
+        m.submodules.leaving = leaving = RegisterSlice(data.StructLayout(
+            {"burst": burst(derived), "inside": N_WINDOWS}))
+        connect(m, flipped(self.bursts), arriving.i)
+        chosen, checked = arriving.o.payload, leaving.o.payload.burst
+        pending, inside = leaving.o.valid, leaving.o.payload.inside.any()
+        unclaimed = Signal(range(config.write_buffer_beats + 1))  # beats in the data queue
+        here = unclaimed >= chosen.beats
+        m.d.comb += [
+            leaving.i.valid.eq(arriving.o.valid & here),
+            arriving.o.ready.eq(leaving.i.ready & here),
+            leaving.i.payload.burst.eq(chosen),
+            leaving.i.payload.inside.eq(matches(self.windows, chosen.address, "write")),
+        ]
+        claim = leaving.i.valid & leaving.i.ready
+        m.d.sync += unclaimed.eq(unclaimed + self.pushed - Mux(claim, chosen.beats, 0))
 
-        # Beats in the data queue that no announced burst has claimed.
-        unclaimed = Signal(range(config.write_buffer_beats + 1))
-        # The burst claims its own as it comes, or later, before it is announced.
-        has_data = Signal()
-        comes = queue.o.valid & ~chosen.end & (unclaimed >= chosen.beats)
-        later = pending & ~checked.end & ~has_data & (unclaimed >= checked.beats)
-        claim = Mux(free, comes, later)
-        m.d.sync += unclaimed.eq(
-            unclaimed + self.pushed - Mux(claim, Mux(free, chosen.beats, checked.beats), 0))
-        with m.If(free | claim):
-            m.d.sync += has_data.eq(claim)
+        take = Signal()    # `checked` is announced
+        retire = Signal()  # `checked` was an end
+        m.d.comb += leaving.o.ready.eq(take | retire)
 
         # Unanswered bursts; the highest bit says that there are as many as may be.
         count_width = config.writes_outstanding.bit_length() + 1
@@ -115,8 +113,8 @@ class WritePort(wiring.Component):
             count_width, config.descriptors_in_flight)
         failed = Signal()
         m.d.comb += [
-            take.eq(pending & ~checked.end & inside.any() & has_data & ~unanswered[-1]
-                    & lengths.i.ready & ~self.halt & ~failed & (~bus.awvalid | bus.awready)),
+            take.eq(pending & ~checked.end & inside & ~unanswered[-1] & lengths.i.ready
+                    & ~self.halt & ~failed & (~bus.awvalid | bus.awready)),
             lengths.i.valid.eq(take),
             lengths.i.payload.eq(checked.beats),
             ends.i.valid.eq(pending & checked.end),
@@ -171,7 +169,7 @@ class WritePort(wiring.Component):
             self.idle.eq(~bus.awvalid & ~active & (unanswered == 0)),
         ]
 
-        missed = pending & ~checked.end & ~inside.any() & ~self.halt & ~failed
+        missed = pending & ~checked.end & ~inside & ~self.halt & ~failed
         with m.If(missed):
             m.d.sync += failed.eq(1)
         with m.If(bus.bvalid & bus.bresp[1]):
