@@ -102,7 +102,7 @@ def main():
     with progress() as bar:
         task = bar.add_task("building", total=len(MEMORIES) * len(ROW_BYTES) * 3)
         for preset, dram, latency in MEMORIES:
-            config = EngineConfig.preset(preset)
+            config = EngineConfig.preset(preset).on_one_port()
             simulation = Simulation(config, latency=latency, dram=dram, seed=SEED, trace=True)
             with EngineDevice(simulation, config) as device:
                 for row_bytes in ROW_BYTES:

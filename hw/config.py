@@ -195,6 +195,10 @@ class EngineConfig:
         sizes = {name: 1 << (value - 1).bit_length() for name, value in sizes.items()}
         return cls(**{"data_width": data_width, "burst_beats_max": burst, **sizes, **changes})
 
+    def on_one_port(self):
+        """Return it with the cast unit, where there is one, on the engine's port."""
+        return replace(self, cast_port=min(self.cast_port, 1))
+
     def as_dict(self):
         """Return the fields as a plain dict, in declaration order."""
         return asdict(self)

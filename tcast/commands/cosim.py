@@ -40,7 +40,7 @@ def register(app):
             help="Read latency of the memory in cycles.")] = 64,
         dram: Annotated[str | None, typer.Option(
             metavar="NAME", help="A DRAM channel behind the latency: ddr4-2400 (for ddr512) or "
-            "hbm2-pc (for hbm256).")] = None,
+            "hbm2-pc (for hbm256); the cast unit shares its one port.")] = None,
         backpressure: Annotated[float, typer.Option(
             help="Probability per cycle that a memory channel withholds its handshake.")] = 0.0,
         placement: Annotated[str, typer.Option(
@@ -81,6 +81,8 @@ def cosimulate(*, preset, workload, data=None, batch=None, scale=0.001, distribu
     with refused(ValueError, TypeError):
         from ..workloads import inputs
         config = EngineConfig.preset(preset)
+        if dram is not None:
+            config = config.on_one_port()
         step_inputs = inputs(workload, data_file=data, batch=batch, scale=scale,
                              distribution=distribution, exponent=exponent, seed=seed)
     from ..cosimulation import WHOLE_STEP, open_comparison, operations_of, step, whole_step

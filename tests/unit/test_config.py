@@ -81,3 +81,9 @@ def test_buffers_grow_with_latency_and_shorter_rows():
     assert EngineConfig.for_latency(20, row_buffer_beats=256).row_buffer_beats == 256
     with pytest.raises(ValueError, match="latency must be an int above 0, not 0"):
         EngineConfig.for_latency(0)
+
+
+@pytest.mark.parametrize(("cast_port", "expected"), [(0, 0), (1, 1), (2, 1)])
+def test_on_one_port_keeps_the_cast_unit(cast_port, expected):
+    config = EngineConfig(cast_port=cast_port)
+    assert config.on_one_port() == EngineConfig(cast_port=expected)
