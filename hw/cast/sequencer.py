@@ -92,7 +92,7 @@ class CastSequencer(wiring.Component):
         lines = Signal(PAIR_COUNT_WIDTH)
         m.d.comb += [
             lines.eq(((lookups << 3) + (derived.cast_line_bytes - 1)) >> line_log2),
-            self.fits.eq(lookups <= config.cast_buffer_pairs),
+            self.fits.eq((lookups <= config.cast_buffer_pairs) & (config.cast_buffer_pairs != 0)),
             self.list_bytes.eq(lines << line_log2),
         ]
 

@@ -32,6 +32,7 @@ def batch(seed, n, n_bags, num_rows, index_type=np.int32, offset_type=np.int32, 
 
 @pytest.mark.parametrize("n, n_bags, num_rows, options", [
     (0, 3, 7, {}),
+    (0, 3, 300, {}),                                       # in more than one pass
     (1, 1, 1, {}),
     (40, 7, 2, {}),
     (63, 90, 33, {}),                                      # empty bags
