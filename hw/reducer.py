@@ -72,25 +72,24 @@ class Accumulator(wiring.Component):
         m = Module()
         config = self.config
         latency = config.add_stages + 2
-        # The row that needs the partial comes eight cycles later at the least. Of seven stages and
-        # one the last still stands at the memory's input then.
-        around = latency == ROWS_BETWEEN
         m.submodules.partials = partials = Memory(
             shape=config.data_width, depth=8 << config.derived.col_width, init=[])
         write = partials.write_port()
-        read = partials.read_port(transparent_for=(write,) if around else ())
-
-        m.d.comb += read.addr.eq(Cat(self.beat.col, self.beat.node))
+        read = partials.read_port()
+        # Yosys sees that what is read is never written in the same cycle, and adds no logic for it.
+        meet = write.en & (read.addr == write.addr)
+        m.d.comb += [read.addr.eq(Cat(self.beat.col, self.beat.node)), read.en.eq(~meet)]
+        found = read.data
+        if latency == ROWS_BETWEEN:
+            # The row that needs the partial comes eight cycles later at the least, and the partial
+            # still stands at the memory's input then.
+            found = Mux(delay(m, meet, 1, "around"), delay(m, write.data, 1, "passed"), found)
         sums = _lane_adders(m, config, delay(m, self.data, 2, "data"),
-                            delay(m, read.data, 1, "partial"), delay(m, self.first, 2, "first"))
+                            delay(m, found, 1, "partial"), delay(m, self.first, 2, "first"))
         valid = Signal(latency)
         m.d.sync += valid.eq(Cat(self.valid, valid))
         beat = delay(m, self.beat, latency, "beat")
         final = delay(m, self.final, latency, "final")
-        if not around:
-            # Nothing is lost: what is read while it is written is not needed. Yosys sees that the
-            # two never meet, and adds no logic for it.
-            m.d.comb += read.en.eq(~write.en | (read.addr != write.addr))
         m.d.comb += [
             write.addr.eq(Cat(beat.col, beat.node)),
             write.data.eq(sums),
