@@ -68,7 +68,7 @@ class RowAddresser(wiring.Component):
     Members
     -------
     job : In(stream.Signature(row_job()))
-        Held until its end has left.
+        Held until a cycle behind its end.
     i : In(stream.Signature(row_request()))
         Row numbers.
     o : Out(stream.Signature(row()))
@@ -76,7 +76,7 @@ class RowAddresser(wiring.Component):
     error : Out(error_record())
         The first bad row number.
 
-    Timing: five cycles; one row per cycle; six idle cycles between descriptors. i.ready does not
+    Timing: five cycles; one row per cycle; an idle cycle between descriptors. i.ready does not
     depend on i or on o.ready.
     Reset: forgets all rows.
     Resources: one COUNT_WIDTH × 16-bit multiplier with registers on both sides.
@@ -97,10 +97,11 @@ class RowAddresser(wiring.Component):
     def elaborate(self, platform):
         """Five registers: held, checked, multiplied in halves, their sum, the base added."""
         m = Module()
-        beat_log2 = self.config.derived.beat_bytes_log2
+        derived = self.config.derived
+        beat_log2 = derived.beat_bytes_log2
         job = self.job.payload
 
-        ending = Signal()  # the end is on its way: the job's registers must not change before
+        ending = Signal()  # the end is held: what comes next waits for its own job
         failed = Signal()
         started = Signal()
         previous = Signal(COUNT_WIDTH)
@@ -119,8 +120,15 @@ class RowAddresser(wiring.Component):
         low, high = (Signal(half + len(job.stride_beats), name=name) for name in ("low", "high"))
         product = Signal(COUNT_WIDTH + len(job.stride_beats))
         address = Signal(64 - beat_log2)
-        layout = data.StructLayout(
-            {"address": len(address), "position": COUNT_WIDTH, "end": 1})
+        # What the last stages need of the job, which may be another one by then: beside the halves,
+        # the product and the address.
+        late = data.StructLayout(
+            {"base": len(address), "row_beats": derived.row_beats_width, "read": 1})
+        of_halves, of_product, of_address = (
+            Signal(late, name=f"of_{name}") for name in ("halves", "product", "address"))
+        layout = data.StructLayout({
+            "address": len(address), "position": COUNT_WIDTH, "end": 1,
+            "row_beats": derived.row_beats_width, "read": 1})
         last, aside, leaving = Signal(layout), Signal(layout), Signal(layout)
         aside_valid = Signal()
         advance = ~aside_valid
@@ -153,7 +161,12 @@ class RowAddresser(wiring.Component):
                 low.eq(checked[:half] * job.stride_beats),
                 high.eq(checked[half:] * job.stride_beats),
                 product.eq(low + (high << half)),
-                address.eq(job.base[beat_log2:] + product),
+                address.eq(of_product.base + product),
+                of_halves.base.eq(job.base[beat_log2:]),
+                of_halves.row_beats.eq(job.row_beats),
+                of_halves.read.eq(job.read),
+                of_product.eq(of_halves),
+                of_address.eq(of_product),
             ]
             for n in range(1, stages):
                 m.d.sync += [valid[n].eq(valid[n - 1]), position[n].eq(position[n - 1]),
@@ -169,16 +182,16 @@ class RowAddresser(wiring.Component):
         taken = self.o.ready | drop
         m.d.comb += [
             last.address.eq(address), last.position.eq(position[-1]), last.end.eq(end[-1]),
+            last.row_beats.eq(of_address.row_beats), last.read.eq(of_address.read),
             leaving.eq(Mux(aside_valid, aside, last)),
             self.o.valid.eq(out_valid & ~drop),
             self.o.payload.address.eq(Cat(Const(0, beat_log2), leaving.address)),
-            self.o.payload.beats.eq(job.row_beats),
+            self.o.payload.beats.eq(leaving.row_beats),
             self.o.payload.position.eq(leaving.position),
-            self.o.payload.read.eq(job.read),
+            self.o.payload.read.eq(leaving.read),
             self.o.payload.end.eq(leaving.end),
         ]
-        # The job ends a cycle after its end has left: its queue does not wait for the consumer.
-        m.d.sync += self.job.ready.eq(out_valid & leaving.end & taken)
+        m.d.comb += self.job.ready.eq(advance & held_valid & held.end & ~failed)
         m.d.sync += aside_valid.eq(out_valid & ~taken)
         with m.If(advance):
             m.d.sync += aside.eq(last)

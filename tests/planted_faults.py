@@ -81,6 +81,8 @@ FAULTS = [Fault(*fault) for fault in (
      ">= job.n_rows", "> job.n_rows", "test_rows.py::bad_number"),
     ("row addresser: a repeated target passes", "rows.py",
      "<= previous)", "< previous)", "test_rows.py::bad_number"),
+    ("row addresser: the base of the next descriptor", "rows.py",
+     "of_product.base + product", "job.base[beat_log2:] + product", "test_rows.py::multiplies"),
     ("burst splitter: keeps the old boundary", "rows.py",
      "remaining.eq(remaining - to_boundary)", "remaining.eq(remaining - 1)",
      "test_rows.py::splitter_splits"),

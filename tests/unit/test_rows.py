@@ -99,6 +99,14 @@ def test_addresser_takes_five_cycles_and_one_row_per_cycle():
     assert run.o.cycles == list(range(first.index(1) + 5, first.index(1) + 35))
 
 
+def test_addresser_idles_one_cycle_between_descriptors():
+    run = Addresses([(row_job(0), [1, 2]), (row_job(640), [3]), (row_job(0), [4])], pass_end=True)
+    run.bench.run()
+    assert run.items == run.expected
+    first = run.o.cycles[0]
+    assert [cycle - first for cycle in run.o.cycles] == [0, 1, 2, 4, 5, 7, 8]
+
+
 @pytest.mark.parametrize(("fields", "numbers", "code", "limit"), [
     ({"n_rows": 10}, [3, 10], ErrorCode.TARGET_RANGE, 10),
     ({"n_rows": 10}, [3, 9, -1], ErrorCode.TARGET_RANGE, 10),
