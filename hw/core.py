@@ -103,11 +103,11 @@ class Core(wiring.Component):
             connect(m, bursts, read_port.bursts[reader])
             connect(m, read_port.beats[reader], beats)
 
-        def sliced(name, source, consumer):
-            """Connect streams where what a consumer takes hangs on more than this one."""
+        def sliced(name, source):
+            """Return a stream behind registers: what its consumer takes hangs on others, too."""
             m.submodules[name] = each = RegisterSlice(source.payload.shape())
             connect(m, source, each.i)
-            connect(m, each.o, consumer)
+            return each.o
 
         # Front: descriptors, and the arrays they name.
         to_port(Reader.DESCRIPTOR, sequencer.fetch, sequencer.fetched)
@@ -132,7 +132,7 @@ class Core(wiring.Component):
         m.submodules.tokens = tokens = Queue(token(), config.row_buffer_beats)
         connect(m, sequencer.segment_job, lengths.job)
         connect(m, arrays[Reader.OFFSET].o, lengths.offsets)
-        sliced("segment_slice", lengths.o, walker.segments)
+        connect(m, sliced("segment_slice", lengths.o), walker.segments)
         connect(m, sequencer.walk_job, walker.job)
         connect(m, arrays[Reader.INDEX].o, walker.indices)
         connect(m, arrays[Reader.WEIGHT].o, walker.weights)
@@ -140,13 +140,13 @@ class Core(wiring.Component):
         connect(m, walker.tokens, tokens.i)
         connect(m, sequencer.source_job, source.job)
         connect(m, source.o, source_splitter.i)
-        sliced("burst_slice", source_splitter.o, row_reader.i)
+        connect(m, sliced("burst_slice", source_splitter.o), row_reader.i)
         to_port(Reader.ROW, row_reader.o, row_reader.beats)
 
         # Scatter: target rows, their old content, the addresses to write to.
         m.submodules.targets = targets = RowNumberer()
         m.submodules.sink = sink = RowAddresser(config, ErrorCode.TARGET_RANGE, pass_end=True)
-        m.submodules.sink_slice = sink_slice = RegisterSlice(row(derived))
+        rows = sliced("sink_slice", sink.o)
         m.submodules.old_splitter = old_splitter = BurstSplitter(config)
         m.submodules.old_reader = old_reader = BurstReader(config, config.old_buffer_beats)
         m.submodules.addresses = addresses = Queue(
@@ -156,8 +156,6 @@ class Core(wiring.Component):
         connect(m, sequencer.count_job, targets.job)
         connect(m, arrays[Reader.TARGET].o, targets.i)
         connect(m, targets.o, sink.i)
-        connect(m, sink.o, sink_slice.i)
-        rows = sink_slice.o
         wants_old = rows.payload.read & ~rows.payload.end
         m.d.comb += [
             addresses.i.payload.eq(rows.payload),
@@ -166,7 +164,7 @@ class Core(wiring.Component):
             old_splitter.i.valid.eq(rows.valid & addresses.i.ready & wants_old),
             rows.ready.eq(addresses.i.ready & (old_splitter.i.ready | ~wants_old)),
         ]
-        sliced("old_slice", old_splitter.o, old_reader.i)
+        connect(m, sliced("old_slice", old_splitter.o), old_reader.i)
         to_port(Reader.OLD_ROW, old_reader.o, old_reader.beats)
         connect(m, addresses.o, write_splitter.i)
         connect(m, write_splitter.o, write_port.bursts)
@@ -175,9 +173,9 @@ class Core(wiring.Component):
         m.submodules.reducer = reducer = Reducer(config)
         m.submodules.updater = updater = Updater(config)
         connect(m, sequencer.reduce_job, reducer.job)
-        sliced("token_slice", tokens.o, reducer.tokens)
-        sliced("row_slice", row_reader.data, reducer.rows)
-        sliced("update_slice", sequencer.update_job, updater.job)
+        connect(m, sliced("token_slice", tokens.o), reducer.tokens)
+        connect(m, sliced("row_slice", row_reader.data), reducer.rows)
+        connect(m, sliced("update_slice", sequencer.update_job), updater.job)
         connect(m, arrays[Reader.SCALE].o, updater.scales)
         connect(m, reducer.o, updater.sums)
         connect(m, old_reader.data, updater.old)

@@ -216,7 +216,6 @@ class Sequencer(wiring.Component):
             for key, value in values.items():
                 m.d.comb += queues[name].i.payload[key].eq(value)
         m.d.comb += queues["count_job"].i.payload.eq(fields["n_segments"])
-        # A queue may still hold its part of a descriptor that completed a moment ago.
         issue = Signal()
         wanted = {"offset_job": ~unit, "weight_job": fields["weighted"],
                   "scale_job": fields["scaled"]}
@@ -258,7 +257,8 @@ class Sequencer(wiring.Component):
         ]
         n_segments = next(field for field in FIELDS if field.name == "n_segments")
 
-        # Room for every part, and no fence: as it was a cycle ago, and nothing was issued since.
+        # Room for every part (a queue may still hold that of a descriptor which completed a moment
+        # ago), and no fence: as it was a cycle ago, and nothing was issued since.
         alone, clear = in_flight == 0, Signal()
         m.d.sync += clear.eq(Cat(queue.i.ready for queue in queues.values()).all()
                              & (alone | (fields["relaxed"] & ~in_flight[-1])))
