@@ -1,14 +1,16 @@
 """What memory alone allows: the rows of a batch, and nothing but them.
 
 Forward must read every row that is looked up, in the order of the lookups; an update must read and
-write every distinct row. Beside these, sums and casting are work that a processor can hide. The
-limits are measured on the same tables and rows, in the same process, next to what they limit.
+write every distinct row, and a fused one also read the gradient's row of each lookup, in the order
+of the casting. Beside these, sums and casting are work that a processor can hide. The limits are
+measured on the same tables and rows, in the same process, next to what they limit.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
+from ..golden import casting as golden_casting
 from . import native
 from .build_cache import BuildError
 
@@ -23,17 +25,39 @@ class _Numpy:
 
     name = "NumPy stand-in, which understates them"
 
-    def read_rows(self, table, indices, distance):
+    def read_rows(self, table, rows, distance, threads):
         """Read rows."""
-        table.take(indices, axis=0)
+        table.take(rows, axis=0)
 
-    def rmw_rows(self, table, rows, distance):
+    def rmw_rows(self, table, rows, distance, threads):
         """Read, change and write rows."""
         table[rows] += np.float32(2.0 ** -20)
 
 
+@dataclass(frozen=True, eq=False)
+class TableWork:
+    """What a batch needs of one table.
+
+    Attributes
+    ----------
+    lookups : int64 [N]
+        Rows in the order of the lookups.
+    distinct : int64 [U]
+        The distinct rows, ascending.
+    bags : int64 [N]
+        Bag of each lookup, in the order of the casting.
+    gradient : float32 [B, D]
+        Of the bags.
+    """
+
+    lookups: np.ndarray
+    distinct: np.ndarray
+    bags: np.ndarray
+    gradient: np.ndarray
+
+
 class Limits:
-    """The two limits for a layer's tables.
+    """The limits for a layer's tables.
 
     Parameters
     ----------
@@ -56,38 +80,33 @@ class Limits:
             self._core = _Numpy()
             self.source = self._core.name
         self._weights, self._threads = weights, threads
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def prepare(self, batch):
-        """Return, for each table, (lookups, distinct rows, ascending), each in parts; not timed.
+        """Return a list with the TableWork of each table; not timed.
 
         Parameters
         ----------
         batch : sequence
-            One object with ``indices`` for each table.
+            One object with ``indices``, ``offsets`` and ``grad_out`` for each table.
         """
-        def parts(rows):
-            return [np.ascontiguousarray(part) for part in np.array_split(rows, self._threads)]
-        return [(parts(item.indices.astype(np.int64)),
-                 parts(np.unique(item.indices).astype(np.int64))) for item in batch]
-
-    def _each(self, function, work, which, distance):
-        for weight, item in zip(self._weights, work, strict=True):
-            if self._pool is None:
-                function(weight, item[which][0], distance)
-            else:
-                list(self._pool.map(lambda part, weight=weight: function(weight, part, distance),
-                                    item[which]))
+        def numbers(values):
+            return np.ascontiguousarray(values, np.int64)
+        return [TableWork(
+            numbers(item.indices), numbers(np.unique(item.indices)),
+            numbers(golden_casting.bag_ids(item.offsets)[np.argsort(item.indices, kind="stable")]),
+            np.ascontiguousarray(item.grad_out)) for item in batch]
 
     def read(self, work, distance):
         """Read the rows looked up, in their order."""
-        self._each(self._core.read_rows, work, 0, distance)
+        for weight, table in zip(self._weights, work, strict=True):
+            self._core.read_rows(weight, table.lookups, distance, self._threads)
 
     def update(self, work, distance):
         """Read, change and write the distinct rows, ascending."""
-        self._each(self._core.rmw_rows, work, 1, distance)
+        for weight, table in zip(self._weights, work, strict=True):
+            self._core.rmw_rows(weight, table.distinct, distance, self._threads)
 
-    def close(self):
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+    def read_gradient(self, work, distance):
+        """Read the gradient's row of each lookup, in the order of the casting."""
+        for table in work:
+            self._core.read_rows(table.gradient, table.bags, distance, self._threads)

@@ -119,9 +119,9 @@ class NativeCore:
         library.tc_first_fall.restype = _INT
         library.tc_first_outside.argtypes = (_POINTER, _INT, _INT, _INT)
         library.tc_first_fall.argtypes = (_POINTER, _INT, _INT)
-        library.tc_read_rows.argtypes = (_POINTER, _INT, _INT, _POINTER, _INT)
+        library.tc_read_rows.argtypes = (_POINTER, _INT, _INT, _POINTER, _INT, _INT)
         library.tc_read_rows.restype = ctypes.c_float
-        library.tc_update_rows.argtypes = (_POINTER, _INT, _INT, _POINTER, _INT)
+        library.tc_update_rows.argtypes = (_POINTER, _INT, _INT, _POINTER, _INT, _INT)
         library.tc_update_rows.restype = None
 
     def run(self, source, target, threads, *, indices=None, offsets=None, weights=None,
@@ -212,22 +212,22 @@ class NativeCore:
 
     # limits of the machine: the same rows, and nothing but them
 
-    def read_rows(self, table, indices, distance=32):
-        """Read ``table[indices]`` in that order into registers: the limit of a gather.
+    def read_rows(self, table, rows, distance, threads):
+        """Read ``table[rows]`` in that order into registers: the limit of a gather.
 
-        ``table`` float32 [R, D] and ``indices`` int64 [N] are C-contiguous; ``distance`` is how
-        many rows ahead is prefetched.
+        ``table`` float32 [R, D] and ``rows`` int64 [N] are C-contiguous; ``distance`` is how many
+        rows ahead is prefetched; each thread reads a share of the rows.
         """
-        self._library.tc_read_rows(_address(table), table.shape[1], indices.size,
-                                   _address(indices), distance)
+        self._library.tc_read_rows(_address(table), table.shape[1], rows.size, _address(rows),
+                                   distance, threads)
 
-    def rmw_rows(self, table, rows, distance=16):
+    def rmw_rows(self, table, rows, distance, threads):
         """Read, change and write each of ``table[rows]``: the limit of an update.
 
-        ``table`` float32 [R, D] and ``rows`` int64 [U] are C-contiguous.
+        As read_rows; the rows are distinct.
         """
         self._library.tc_update_rows(_address(table), table.shape[1], rows.size, _address(rows),
-                                     distance)
+                                     distance, threads)
 
 
 @functools.cache

@@ -29,6 +29,8 @@ BACKENDS = ("golden", "cpu", "cupy", *peers.peer_names(), "sim")
 #: What is timed. ``backward`` is cast and update together, ``step`` forward and backward; peers
 #: have their cast, or sort, inside backward.
 PHASES = ("forward", "cast", "update", "backward", "step")
+#: And those of the limits: ``fused`` is ``update`` and ``gradient`` together.
+LIMIT_PHASES = ("forward", "update", "gradient", "fused")
 #: What is read before each timed group, to push the tables out of the caches.
 EVICTED_BYTES = 96 << 20
 
@@ -60,7 +62,7 @@ class Result:
     mismatches : list of str
         What differed; then nothing was timed.
     seconds : dict of str to list of float
-        Of each repetition, all tables together; keys are of PHASES.
+        Of each repetition, all tables together; keys are of PHASES, or of LIMIT_PHASES.
     cycles : dict of str to int
         ``forward`` and ``update``, for ``simulated_lookups`` lookups; only of an engine.
     """
@@ -86,7 +88,8 @@ class Result:
         if self.cycles:
             facts |= {"cycles": self.cycles, "simulated_lookups": self.simulated_lookups}
         if self.seconds:
-            facts["phases"] = {phase: spread(self.seconds[phase]) for phase in PHASES
+            facts["phases"] = {phase: spread(self.seconds[phase])
+                               for phase in dict.fromkeys((*PHASES, *LIMIT_PHASES))
                                if phase in self.seconds}
         return facts
 
@@ -336,8 +339,8 @@ def compare(backends, tables, batch, optimizer, *, names=None, repeats=5, warm=F
     Returns
     -------
     (list of Result, Result, str)
-        In the order of ``backends``; the limits, with the phases ``forward`` and ``update``; and
-        what measured these.
+        In the order of ``backends``; the limits, with the phases ``forward``, ``update``,
+        ``gradient`` and ``fused``, the sum of the latter two; and what measured these.
     """
     from .host.backend import BackendUnavailable
 
@@ -348,7 +351,6 @@ def compare(backends, tables, batch, optimizer, *, names=None, repeats=5, warm=F
     references = {}
     limits = Limits(tables.weights, threads)
     with contextlib.ExitStack() as stack:
-        stack.callback(limits.close)
         for backend in backends:
             result = Result(backend.name, skipped=backend.skipped)
             results.append(result)
@@ -371,7 +373,8 @@ def compare(backends, tables, batch, optimizer, *, names=None, repeats=5, warm=F
             if result.equal and not simulated:
                 runs.append(_Run(contender, contender.prepare(batch), result))
         limit = Result("limit", timing="reading the rows looked up; reading and writing the "
-                       "distinct rows", equal=True)
+                       "distinct rows; reading the gradient in the order of the casting",
+                       equal=True)
         runs.append(_LimitRun(limits, limits.prepare(batch), limit))
         _time(runs, repeats, warm, on_run)
     return results, limit, limits.source
@@ -594,7 +597,8 @@ class _LimitRun:
 
     def __call__(self, evict, keep):
         functions = {"forward": (self._limits.read, READ_DISTANCES),
-                     "update": (self._limits.update, UPDATE_DISTANCES)}
+                     "update": (self._limits.update, UPDATE_DISTANCES),
+                     "gradient": (self._limits.read_gradient, READ_DISTANCES)}
         if self._best is None:
             self._best = {}
             for phase, (function, distances) in functions.items():
@@ -602,8 +606,10 @@ class _LimitRun:
                 rounds = [[self._timed(evict, function, d) for d in distances] for _ in range(3)]
                 self._best[phase] = distances[int(np.argmin(np.median(rounds, axis=0)))]
         if keep:
-            _keep(self._result, {phase: self._timed(evict, function, self._best[phase])
-                                 for phase, (function, _) in functions.items()})
+            seconds = {phase: self._timed(evict, function, self._best[phase])
+                       for phase, (function, _) in functions.items()}
+            seconds["fused"] = seconds["update"] + seconds["gradient"]
+            _keep(self._result, seconds)
 
 
 def _keep(result, seconds):

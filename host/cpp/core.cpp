@@ -746,23 +746,24 @@ extern "C" int64_t tc_cast(const tc_cast_arguments *a) {
 
 // ---- the machine's limits, measured on the same rows
 
-// Calls work(row) for the rows in order, prefetched like those of a pass.
+namespace {
+
+// Calls work(row) for rows begin to end - 1 in order, prefetched like those of a pass.
 template <class Work>
-void each_row(const float *table, int64_t dim, int64_t n, const int64_t *rows, int64_t distance,
-              Work work) {
-    for (int64_t i = 0, ahead = 0; i < n; ++i) {
-        const int64_t until = std::min(i + distance, n);
-        if (until - ahead >= BURST || until == n)
+INLINE void each_row(const float *table, int64_t dim, int64_t begin, int64_t end,
+                     const int64_t *rows, int64_t distance, Work &&work) {
+    for (int64_t i = begin, ahead = begin; i < end; ++i) {
+        const int64_t until = std::min(i + distance, end);
+        if (until - ahead >= BURST || until == end)
             for (; ahead < until; ++ahead) prefetch_row(table + rows[ahead] * dim, 4 * dim);
         work(table + rows[i] * dim);
     }
 }
 
-// Reads the rows in order of `indices` into registers.
-extern "C" float tc_read_rows(const float *table, int64_t dim, int64_t n, const int64_t *indices,
-                              int64_t distance) {
+float read_rows(const float *table, int64_t dim, int64_t begin, int64_t end,
+                const int64_t *rows, int64_t distance) {
     wide sums[4] = {};
-    each_row(table, dim, n, indices, distance, [&](const float *row) ALWAYS {
+    each_row(table, dim, begin, end, rows, distance, [&](const float *row) ALWAYS {
         int64_t c = 0;
         for (; c + 4 * LANES <= dim; c += 4 * LANES)
             UNROLL for (int v = 0; v < 4; ++v) sums[v] += load<wide>(row + c + v * LANES);
@@ -774,13 +775,28 @@ extern "C" float tc_read_rows(const float *table, int64_t dim, int64_t n, const 
     return total;
 }
 
-// Adds a number to every element of the rows, in order.
+}  // namespace
+
+// Reads the rows in order into registers, each thread a share of them.
+extern "C" float tc_read_rows(const float *table, int64_t dim, int64_t n, const int64_t *rows,
+                              int64_t distance, int64_t threads) {
+    float total = 0;
+#pragma omp parallel for num_threads(static_cast<int>(threads)) reduction(+ : total)
+    for (int64_t t = 0; t < threads; ++t)
+        total += read_rows(table, dim, n * t / threads, n * (t + 1) / threads, rows, distance);
+    return total;
+}
+
+// Adds a number to every element of the rows, in order, each thread to a share of them.
 extern "C" void tc_update_rows(float *table, int64_t dim, int64_t n, const int64_t *rows,
-                               int64_t distance) {
+                               int64_t distance, int64_t threads) {
     const wide small = splat<wide>(0x1p-20f);
-    each_row(table, dim, n, rows, distance, [&](const float *from) ALWAYS {
-        float *row = const_cast<float *>(from);
-        for (int64_t c = 0; c + LANES <= dim; c += LANES)
-            store(row + c, load<wide>(row + c) + small);
-    });
+#pragma omp parallel for num_threads(static_cast<int>(threads))
+    for (int64_t t = 0; t < threads; ++t)
+        each_row(table, dim, n * t / threads, n * (t + 1) / threads, rows, distance,
+                 [&](const float *from) ALWAYS {
+                     float *row = const_cast<float *>(from);
+                     for (int64_t c = 0; c + LANES <= dim; c += LANES)
+                         store(row + c, load<wide>(row + c) + small);
+                 });
 }

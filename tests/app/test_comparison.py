@@ -16,6 +16,7 @@ from tcast.comparison import (
     speed,
 )
 from tcast.golden import SGD, RowwiseAdagrad
+from tcast.golden import cast as golden_cast
 from tcast.host import limits, peers
 from tcast.host.build_cache import BuildError
 
@@ -90,7 +91,7 @@ def test_backends_of_the_contract_agree_to_the_bit(rule):
         for forward, cast, update, backward, step in zip(
                 *(result.seconds[phase] for phase in comparison.PHASES), strict=True):
             assert backward == pytest.approx(cast + update) and step == forward + backward
-    assert set(limit.seconds) == {"forward", "update"} and len(limit.seconds["update"]) == 3
+    assert set(limit.seconds) == set(comparison.LIMIT_PHASES) and len(limit.seconds["update"]) == 3
     # Alternating, each repetition starting with the next one; the first repetition warms up.
     assert runs == ["checking cpu", "checking golden", "limit", "cpu", "golden",
                     "cpu", "golden", "limit", "golden", "limit", "cpu", "limit", "cpu", "golden"]
@@ -303,6 +304,8 @@ def test_limits_without_a_compiler_are_a_stand_in_and_say_so(monkeypatch):
     tables, batch = layer()
     _, limit, source = compare([], tables, batch, SGD(0.5), repeats=1)
     assert "NumPy stand-in" in source and limit.seconds["forward"]
+    assert limit.seconds["fused"] == [
+        sum(pair) for pair in zip(limit.seconds["update"], limit.seconds["gradient"], strict=True)]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -314,13 +317,16 @@ def test_limits_touch_the_rows_of_the_batch_and_no_others(threads):
     measured.read(work, 16)
     assert all(np.array_equal(*pair) for pair in zip(tables.weights, before, strict=True))
     measured.update(work, 8)
-    measured.close()
+    measured.read_gradient(work, 8)
     rows = np.unique(batch[0].indices)
     changed = (tables.weights[0] != before[0]).any(axis=1)
     assert set(np.flatnonzero(changed)) <= set(rows)
-    for (lookups, distinct), item in zip(work, batch, strict=True):
-        assert np.array_equal(np.concatenate(lookups), item.indices)
-        assert np.array_equal(np.concatenate(distinct), np.unique(item.indices))
+    for weight, table, item in zip(tables.weights, work, batch, strict=True):
+        assert np.array_equal(table.lookups, item.indices)
+        assert np.array_equal(table.distinct, np.unique(item.indices))
+        casting = golden_cast(item.indices, item.offsets, weight.shape[0])
+        assert np.array_equal(table.bags, casting.bags)
+        assert np.array_equal(table.gradient, item.grad_out)
 
 
 def test_batches_of_one_workload_share_weights_and_differ_in_rows():
