@@ -85,6 +85,13 @@ INLINE void prefetch_row(const float *row, int64_t bytes) {
         prefetch_line(reinterpret_cast<const void *>(line));
 }
 
+// What is written in steps of no fixed length: measured a third faster than left to the processor,
+// which sees no stream in it.
+template <class T> INLINE void prefetch_for_writing(const T *next, int64_t n) {
+    for (int64_t byte = 0; byte < n * int64_t(sizeof(T)); byte += 64)
+        __builtin_prefetch(reinterpret_cast<const char *>(next) + 1024 + byte, 1, 2);
+}
+
 struct DefaultFloats {
     fenv_t before;
     DefaultFloats() { fegetenv(&before), fesetenv(FE_DFL_ENV); }
@@ -668,6 +675,8 @@ template <class Key, class Index> struct Cast {
                 const __m512i before = _mm512_srl_epi32(_mm512_loadu_si512(keys + i - 1), low);
                 const __mmask16 first = _mm512_cmpneq_epu32_mask(row, before);
                 const int n = __builtin_popcount(first);
+                prefetch_for_writing(rows + run, 16);
+                prefetch_for_writing(starts_of_runs + run, 16);
                 keep(rows + run, _mm512_maskz_compress_epi32(first, row), n);
                 keep(starts_of_runs + run, _mm512_maskz_compress_epi32(first, numbers), n);
                 run += n;
