@@ -28,8 +28,8 @@ class ArrayBursts(wiring.Component):
     o : Out(stream.Signature(burst()))
         The bursts; the position is that of the first element in it.
 
-    Timing: two cycles from job to o, a burst every two cycles; the next job is taken when the last
-    burst has left.
+    Timing: three cycles from job to o, a burst every two cycles; the next job is taken when the
+    last burst has left.
     Reset: forgets the job.   Errors: none.
     """
 
@@ -59,36 +59,39 @@ class ArrayBursts(wiring.Component):
         job_counted = Const(0) if self.words_only else job.kind == ElementKind.SEQUENTIAL
         first_word = job.base[2:2 + words_log2]
 
-        preparing, active = Signal(), Signal()
+        starting, preparing, active = Signal(), Signal(), Signal()
         wide = Signal()
         base = Signal(64 - beat_log2)
         ahead = Signal(words_log2)         # words of the first block in front of the array
         end = Signal(COUNT_WIDTH + 3)      # the array's last word, counted from the first block
+        last_block = end[words_log2:]
         block_number = Signal(COUNT_WIDTH + 3 - words_log2)
+        next_block = Signal.like(block_number)
+        at_end = Signal()                  # block_number is last_block
         first, last = Signal(), Signal()
         length = Signal(range(block + 1))
-        words_before = (Cat(Const(0, words_log2), block_number) - ahead)[:COUNT_WIDTH + 1]
-        at_end = block_number == end[words_log2:]
+        words_before = Signal(COUNT_WIDTH + 1)  # words of the array in front of this block
         m.d.comb += [
-            self.job.ready.eq(~active & ~preparing),
+            self.job.ready.eq(~active & ~preparing & ~starting),
             self.o.valid.eq(active),
             self.o.payload.address.eq(Cat(
                 Const(0, beat_log2),
                 base[:block_log2] & first.replicate(block_log2),
                 base[block_log2:] + block_number)),
             self.o.payload.beats.eq(length),
-            self.o.payload.position.eq(
-                Mux(first, 0, Mux(wide, words_before >> 1, words_before))),
+            self.o.payload.position.eq(Mux(wide, words_before >> 1, words_before)),
         ]
         with m.If(self.job.valid & self.job.ready):
             m.d.sync += [
-                preparing.eq(~job_counted & (job.count != 0)),
+                starting.eq(~job_counted & (job.count != 0)),
                 wide.eq(job_wide),
                 base.eq(job.base[beat_log2:]),
                 ahead.eq(first_word),
                 end.eq(Mux(job_wide, job.count << 1, job.count) + (first_word - 1)),
-                block_number.eq(0), first.eq(1),
+                block_number.eq(0), next_block.eq(1), first.eq(1), words_before.eq(0),
             ]
+        with m.If(starting):
+            m.d.sync += [starting.eq(0), preparing.eq(1), at_end.eq(last_block == 0)]
         with m.If(preparing):
             m.d.sync += [
                 preparing.eq(0), active.eq(1), last.eq(at_end),
@@ -98,6 +101,8 @@ class ArrayBursts(wiring.Component):
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += [
                 active.eq(0), preparing.eq(~last), first.eq(0),
-                block_number.eq(block_number + 1),
+                block_number.eq(next_block), next_block.eq(next_block + 1),
+                at_end.eq(next_block == last_block),
+                words_before.eq(words_before + (1 << words_log2) - Mux(first, ahead, 0)),
             ]
         return m

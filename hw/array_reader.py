@@ -40,7 +40,7 @@ class ArrayReader(wiring.Component):
     starved : Out(1)
         A burst waits for room.
 
-    Timing: one element per cycle; one idle cycle between jobs; a burst every two cycles. Three
+    Timing: one element per cycle; one idle cycle between jobs; a burst every two cycles. Four
     cycles from the job to its first burst, four from a beat to its first element.
     Reset: forgets all jobs; transfers in flight must have ended.
     Errors: none; the sequencer has checked alignment, the read port checks the windows.
@@ -85,7 +85,7 @@ class ArrayReader(wiring.Component):
             unpack_jobs.i.payload.kind.eq(job.kind),
             unpack_jobs.i.payload.skip.eq(job.base[2:beat_log2]),
             unpack_jobs.i.payload.count.eq(job.count),
-            unpack_jobs.i.valid.eq(self.job.valid & generator.job.ready),
+            unpack_jobs.i.valid.eq(self.job.valid & generator.job.ready & (job.count != 0)),
             self.job.ready.eq(unpack_jobs.i.ready & generator.job.ready),
         ]
 
@@ -94,27 +94,33 @@ class ArrayReader(wiring.Component):
         unpack_wide = Const(0) if self.words_only else unpack.kind == ElementKind.INT64
         sequential = Const(0) if self.words_only else unpack.kind == ElementKind.SEQUENTIAL
         running = Signal()
+        counting, wide = (Signal(), Signal()) if not self.words_only else (Const(0), Const(0))
         word = Signal(per_beat_log2)   # of the beat, the next one
+        crossing = Signal()            # behind it the next beat begins
         final = Signal()               # the next element is the last one
         # The number of the next element, and the two behind it: one compares, one is handed out.
         number, number_1, number_2 = (
             Signal(COUNT_WIDTH + 1, init=n, name=f"number_{n}") for n in range(3))
         low = reader.data.payload.word_select(word, 32)
         high = reader.data.payload.word_select(word | 1, 32)
-        following = word + Mux(unpack_wide, 2, 1)
         # What is picked waits aside where the consumer does not take what is in front of it, so
         # that nothing here depends on its ready.
         element, aside = Signal(64), Signal(64)
         aside_valid = Signal()
-        move = running & ~aside_valid & (sequential | reader.data.valid)
+        move = running & ~aside_valid & (counting | reader.data.valid)
         m.d.comb += [
             element.eq(Cat(
-                Mux(sequential, number[:32], low),
-                Mux(unpack_wide, high, (low[-1] & ~sequential).replicate(32)))),
-            reader.data.ready.eq(running & ~aside_valid & ~sequential
-                                 & (final | following[per_beat_log2])),
-            unpack_jobs.o.ready.eq((move & final) | (~running & (unpack.count == 0))),
+                Mux(counting, number[:32], low),
+                Mux(wide, high, (low[-1] & ~counting).replicate(32)))),
+            reader.data.ready.eq(running & ~aside_valid & ~counting & (final | crossing)),
+            unpack_jobs.o.ready.eq(move & final),
         ]
+
+        def places(first, wide):
+            """Assign what is known of the word at ``first`` of a beat."""
+            words = 1 << per_beat_log2
+            return [word.eq(first), crossing.eq(first >= Mux(wide, words - 2, words - 1))]
+
         with m.If(~self.o.valid | self.o.ready):
             m.d.sync += [
                 self.o.valid.eq(move | aside_valid),
@@ -128,15 +134,17 @@ class ArrayReader(wiring.Component):
         with m.If(move):
             m.d.sync += [
                 running.eq(~final),
-                word.eq(following),
+                *places((word + Mux(wide, 2, 1))[:per_beat_log2], wide),
                 number.eq(number_1), number_1.eq(number_2), number_2.eq(number_2 + 1),
                 final.eq(number_2 == unpack.count),
             ]
         with m.If(~running):
             m.d.sync += [
-                running.eq(unpack_jobs.o.valid & (unpack.count != 0)),
-                word.eq(unpack.skip),
+                running.eq(unpack_jobs.o.valid),
+                *places(unpack.skip, unpack_wide),
                 number.eq(0), number_1.eq(1), number_2.eq(2),
                 final.eq(unpack.count == 1),
             ]
+            if not self.words_only:
+                m.d.sync += [counting.eq(sequential), wide.eq(unpack_wide)]
         return m

@@ -132,21 +132,21 @@ class Core(wiring.Component):
         m.submodules.tokens = tokens = Queue(token(), config.row_buffer_beats)
         connect(m, sequencer.segment_job, lengths.job)
         connect(m, arrays[Reader.OFFSET].o, lengths.offsets)
-        connect(m, sliced("segment_slice", lengths.o), walker.segments)
+        connect(m, lengths.o, walker.segments)
         connect(m, sequencer.walk_job, walker.job)
         connect(m, arrays[Reader.INDEX].o, walker.indices)
         connect(m, arrays[Reader.WEIGHT].o, walker.weights)
-        connect(m, walker.rows, source.i)
+        connect(m, sliced("request_slice", walker.rows), source.i)
         connect(m, walker.tokens, tokens.i)
         connect(m, sequencer.source_job, source.job)
         connect(m, source.o, source_splitter.i)
-        connect(m, sliced("burst_slice", source_splitter.o), row_reader.i)
+        connect(m, source_splitter.o, row_reader.i)
         to_port(Reader.ROW, row_reader.o, row_reader.beats)
 
         # Scatter: target rows, their old content, the addresses to write to.
         m.submodules.targets = targets = RowNumberer()
         m.submodules.sink = sink = RowAddresser(config, ErrorCode.TARGET_RANGE, pass_end=True)
-        rows = sliced("sink_slice", sink.o)
+        rows = sink.o
         m.submodules.old_splitter = old_splitter = BurstSplitter(config)
         m.submodules.old_reader = old_reader = BurstReader(config, config.old_buffer_beats)
         m.submodules.addresses = addresses = Queue(
@@ -155,7 +155,7 @@ class Core(wiring.Component):
         connect(m, sequencer.sink_job, sink.job)
         connect(m, sequencer.count_job, targets.job)
         connect(m, arrays[Reader.TARGET].o, targets.i)
-        connect(m, targets.o, sink.i)
+        connect(m, sliced("target_slice", targets.o), sink.i)
         wants_old = rows.payload.read & ~rows.payload.end
         m.d.comb += [
             addresses.i.payload.eq(rows.payload),
@@ -164,7 +164,7 @@ class Core(wiring.Component):
             old_splitter.i.valid.eq(rows.valid & addresses.i.ready & wants_old),
             rows.ready.eq(addresses.i.ready & (old_splitter.i.ready | ~wants_old)),
         ]
-        connect(m, sliced("old_slice", old_splitter.o), old_reader.i)
+        connect(m, old_splitter.o, old_reader.i)
         to_port(Reader.OLD_ROW, old_reader.o, old_reader.beats)
         connect(m, addresses.o, write_splitter.i)
         connect(m, write_splitter.o, write_port.bursts)

@@ -38,7 +38,8 @@ class PerformanceCounters(wiring.Component):
         Set all to 0.
     <name of the counter> : Out(COUNTER_WIDTH)
 
-    Timing: a counter shows an event two cycles later.   Reset: all 0.   Errors: none; they wrap.
+    Timing: a counter shows an event three cycles later, one of the cast unit two.
+    Reset: all 0.   Errors: none; they wrap.
     """
 
     BUS = ("rvalid", "arvalid", "arready", "awvalid", "awready", "wvalid", "wready")
@@ -55,15 +56,18 @@ class PerformanceCounters(wiring.Component):
         })
 
     def elaborate(self, platform):
-        """One register for the conditions, one for each count."""
+        """One register for what happens, one for what that means, one for each count."""
         m = Module()
-        events = self.events
+        events = Signal(events_layout(), name="events_seen")
+        bus = {name: Signal(name=f"{name}_seen") for name in self.BUS}
+        m.d.sync += [events.eq(self.events), *(seen.eq(getattr(self, name))
+                                               for name, seen in bus.items())]
 
         # The read channel's cycle belongs to the first of these that holds.
         causes = {
-            "read_useful": self.rvalid,
+            "read_useful": bus["rvalid"],
             "read_memory": events.outstanding,
-            "read_address": self.arvalid,
+            "read_address": bus["arvalid"],
             "read_credit": events.wants_credit,
             "read_index": events.wants_index,
             "read_offset": events.wants_segment,
@@ -76,12 +80,12 @@ class PerformanceCounters(wiring.Component):
             conditions[name] = events.busy & cause & ~earlier
             earlier = earlier | cause
         conditions |= {
-            "r_beats": self.rvalid,
+            "r_beats": bus["rvalid"],
             "row_beats": events.row_beat,
-            "w_beats": self.wvalid & self.wready,
-            "w_stall": self.wvalid & ~self.wready,
-            "read_bursts": self.arvalid & self.arready,
-            "write_bursts": self.awvalid & self.awready,
+            "w_beats": bus["wvalid"] & bus["wready"],
+            "w_stall": bus["wvalid"] & ~bus["wready"],
+            "read_bursts": bus["arvalid"] & bus["arready"],
+            "write_bursts": bus["awvalid"] & bus["awready"],
             "rows": events.row,
             "segments": events.segment,
             "descriptors": events.descriptor,

@@ -1,6 +1,6 @@
 """ReadPort: the AR and R channels, shared by all readers."""
 
-from amaranth.hdl import Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -16,6 +16,19 @@ __all__ = ["ReadPort"]
 
 _ARRAY_READERS = len(set(Reader) - {
     Reader.DESCRIPTOR, Reader.OLD_ROW, Reader.ROW, Reader.COUNT})
+
+
+#: Readers that are chosen from in one cycle.
+GROUP = 5
+
+
+def _first(m, ready, streams, values):
+    """Take the first valid one of ``streams``; return whether there is one, and its value."""
+    grants, taken = first_of(each.valid for each in streams), Const(0)
+    for each in streams:
+        m.d.comb += each.ready.eq(ready & ~taken)
+        taken = taken | each.valid
+    return taken, select(grants, values)
 
 
 class ReadPort(wiring.Component):
@@ -94,41 +107,42 @@ class ReadPort(wiring.Component):
         config, readers = self.config, self.readers
         bus = self.bus
 
-        # The burst that the windows are compared with; no reader sees ARREADY in its cycle.
+        # Few readers at a time, each group in front of registers of its own: a choice among all of
+        # them at once would be the longest path of the engine.
         id_width = (len(readers) - 1).bit_length()
+        named_burst = data.StructLayout({"burst": burst(config.derived), "id": id_width})
+        groups, numbers = [], list(readers)
+        for n in range(0, len(numbers), GROUP):
+            m.submodules[f"group_{n // GROUP}"] = group = RegisterSlice(named_burst)
+            groups.append(group.o)
+            members = numbers[n:n + GROUP]
+            valid, bits = _first(
+                m, group.i.ready, [self.bursts[reader] for reader in members],
+                [Cat(self.bursts[reader].payload, Const(reader, id_width)) for reader in members])
+            m.d.comb += [group.i.valid.eq(valid), Value.cast(group.i.payload).eq(bits)]
+
+        # The burst in front of AR waits with the answer of each window; nothing in front of it sees
+        # ARREADY in its cycle.
         m.submodules.chosen = chosen = RegisterSlice(data.StructLayout(
-            {"burst": burst(config.derived), "id": id_width}))
+            {"burst": named_burst, "inside": N_WINDOWS}))
+        valid, bits = _first(m, chosen.i.ready, groups, [group.payload for group in groups])
+        entering = Signal(named_burst)
+        m.d.comb += [
+            Value.cast(entering).eq(bits),
+            chosen.i.valid.eq(valid),
+            chosen.i.payload.burst.eq(entering),
+            chosen.i.payload.inside.eq(matches(self.windows, entering.burst.address, "read")),
+        ]
+        checked = chosen.o.payload.burst
         failed = Signal()
         refused = Signal()  # what stands on AR, without ARVALID, missed the windows
         free = ~refused & (~bus.arvalid | bus.arready)
-        # The one in front of it waits with the answer of each window.
-        checked = Signal(chosen.o.payload.shape())
-        checked_valid, windows = Signal(), Signal(N_WINDOWS)
-        take = checked_valid & free & ~self.halt & ~failed
-        move = ~checked_valid | take
-        m.d.comb += chosen.o.ready.eq(move)
-        with m.If(move):
-            m.d.sync += [
-                checked_valid.eq(chosen.o.valid), checked.eq(chosen.o.payload),
-                windows.eq(matches(self.windows, chosen.o.payload.burst.address, "read")),
-            ]
-        sources = [self.bursts[reader] for reader in readers]
-        grants = first_of(source.valid for source in sources)
-        taken = Const(0)
-        for source in sources:
-            m.d.comb += source.ready.eq(chosen.i.ready & ~taken)
-            taken = taken | source.valid
-        m.d.comb += [
-            chosen.i.valid.eq(taken),
-            Value.cast(chosen.i.payload.burst).eq(
-                select(grants, [source.payload for source in sources])),
-            chosen.i.payload.id.eq(
-                select(grants, [Const(reader, id_width) for reader in readers])),
-        ]
+        m.d.comb += chosen.o.ready.eq(free & ~self.halt & ~failed)
+        take = chosen.o.valid & chosen.o.ready
 
         # It goes on to AR whatever the windows say: they decide on ARVALID alone, and nothing in
         # front of it waits for that.
-        inside = windows.any()
+        inside = chosen.o.payload.inside.any()
         position = Signal(COUNT_WIDTH)
         m.d.sync += refused.eq(take & ~inside)
         with m.If(free):
@@ -164,11 +178,11 @@ class ReadPort(wiring.Component):
             ]
 
         # Beats that each reader has received, for the error record: a small memory, in which a
-        # count means something once `counted` says so.
+        # count means something once `counted` says so; `known` is what it says of `rid`.
         m.submodules.counts = counts = Memory(shape=COUNT_WIDTH, depth=1 << id_width, init=[])
         count, next_count = counts.read_port(domain="comb"), counts.write_port()
-        counted = Signal(1 << id_width)
-        received = count.data & counted.bit_select(rid[:id_width], 1).replicate(COUNT_WIDTH)
+        counted, known = Signal(1 << id_width), Signal()
+        received = count.data & known.replicate(COUNT_WIDTH)
         m.d.comb += [
             count.addr.eq(rid),
             next_count.addr.eq(rid),
@@ -177,8 +191,11 @@ class ReadPort(wiring.Component):
         ]
         with m.If(self.restart):
             m.d.sync += counted.eq(0)
-        with m.Elif(valid):
-            m.d.sync += counted.bit_select(rid[:id_width], 1).eq(1)
+        with m.Else():
+            with m.If(valid):
+                m.d.sync += counted.bit_select(rid[:id_width], 1).eq(1)
+            m.d.sync += known.eq(counted.bit_select(bus.rid[:id_width], 1)
+                                 | (valid & (rid == bus.rid)))
 
         # There are no more bursts than all buffers have beats, and the descriptors.
         outstanding = Signal(range(self.beats_max + config.derived.descriptors_ahead + 1))

@@ -76,8 +76,8 @@ class RegisterBank(wiring.Component):
         also in the cycle that clears it; the bank keeps the bit.
 
     Timing
-        AW and W are accepted in any order. A write takes effect in the cycle BVALID rises, two
-        cycles after the later of the two (or once the response before it is taken); a PULSE output
+        AW and W are accepted in any order. A write takes effect in the cycle BVALID rises, three
+        cycles after AW and two after W (or once the response before it is taken); a PULSE output
         is high in that cycle. RVALID rises three cycles after AR; R fields are sampled one cycle
         after AR. One read and one write are in work at a time. irq follows the inputs that set its
         causes by two cycles. No combinational path from an input to an output.
@@ -110,19 +110,21 @@ class RegisterBank(wiring.Component):
         """Return the module."""
         m = Module()
 
-        # Write: one holding register for each of AW and W, then one cycle to decode and perform.
+        # Write: one holding register for each of AW and W, one cycle to decode, one to perform.
         bus = self.s_axil
         write_address = Signal(ADDRESS_WIDTH - 2)
         write_data = Signal(32)
         write_strobe = Signal(4)
         address_held = Signal()
         data_held = Signal()
+        decoded = Signal()  # `hits` are of this address
         perform = Signal()
         m.d.comb += [
             bus.awready.eq(~address_held),
             bus.wready.eq(~data_held),
-            perform.eq(address_held & data_held & ~bus.bvalid),
+            perform.eq(decoded & data_held & ~bus.bvalid),
         ]
+        m.d.sync += decoded.eq(address_held & ~perform)
         with m.If(bus.awvalid & bus.awready):
             m.d.sync += [write_address.eq(bus.awaddr[2:]), address_held.eq(1)]
         with m.If(bus.wvalid & bus.wready):
@@ -137,7 +139,13 @@ class RegisterBank(wiring.Component):
         stored = {name: Const(value, 32)
                   for name, value in constant_values(self.config).items()}
         shown = {register.name: [] for register in REGISTERS if register.name not in stored}
-        allowed = []
+        allowed = {}  # name of a register that can be written -> whether this write is one to it
+        for register in REGISTERS:
+            if any(field.access != Access.R for field in register.fields):
+                hit = Signal(name=f"hit_{register.name}")
+                m.d.sync += hit.eq(write_address == register.offset // 4)
+                locked = self.window_lock if re.match(r"window\d", register.name) else 0
+                allowed[register.name] = hit & ~locked
         causes = {}
         for name, halves in self._members.items():
             member = getattr(self, name)
@@ -149,7 +157,7 @@ class RegisterBank(wiring.Component):
                     shown[register.name].append((field, part))
                     continue
                 selected = Signal(name=f"write_{register.name}_{field.name}")
-                m.d.comb += selected.eq(perform & self._write_allowed(register, write_address))
+                m.d.comb += selected.eq(perform & allowed[register.name])
                 bits = slice(field.lsb, field.lsb + field.width)
                 data = write_data[bits]
                 written = selected.replicate(field.width) & write_mask[bits]
@@ -169,11 +177,8 @@ class RegisterBank(wiring.Component):
                     causes[field.name] = part = cause
                 shown[register.name].append(
                     (field, Const(0, field.width) if field.access == Access.PULSE else part))
-        for register in REGISTERS:
-            if any(field.access != Access.R for field in register.fields):
-                allowed.append(self._write_allowed(register, write_address))
         with m.If(perform):
-            m.d.sync += bus.bresp.eq(Mux(Cat(allowed).any(), RESP_OKAY, RESP_SLVERR))
+            m.d.sync += bus.bresp.eq(Mux(Cat(allowed.values()).any(), RESP_OKAY, RESP_SLVERR))
         with m.If(self.reset_done):
             m.d.sync += [getattr(self, name).eq(0) for name in _SOFT_RESET]
         raised = [cause & getattr(self, f"irq_enable_{name}") for name, cause in causes.items()]
@@ -198,8 +203,12 @@ class RegisterBank(wiring.Component):
                 steps.eq(1),
                 word_select.eq(1 << address[:_GROUP_LOG2]),
                 group_select.eq(Cat(address[_GROUP_LOG2:] == group for group in groups)),
-                known.eq(Cat(address == index for index in by_index).any()),
             ]
+        with m.If(steps[0]):
+            m.d.sync += known.eq(Cat(
+                selected & Cat(word_select[low] for low in range(size)
+                               if group * size + low in by_index).any()
+                for selected, group in zip(group_select, groups, strict=True)).any())
         data_of_group = []
         for selected, group in zip(group_select, groups, strict=True):
             data = Signal(32, name=f"group_{group}")
@@ -217,13 +226,6 @@ class RegisterBank(wiring.Component):
         with m.If(bus.rvalid & bus.rready):
             m.d.sync += bus.rvalid.eq(0)
         return m
-
-    def _write_allowed(self, register, write_address):
-        """Return whether a write to this address writes ``register``."""
-        allowed = write_address == register.offset // 4
-        if re.match(r"window\d", register.name):
-            allowed &= ~self.window_lock
-        return allowed
 
 
 def _concatenate(halves, attribute):

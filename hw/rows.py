@@ -2,8 +2,9 @@
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
+from .register_slice import RegisterSlice
 from .registers import ErrorCode
 from .types import COUNT_WIDTH, burst, error_record, row, row_job, row_request
 
@@ -22,7 +23,8 @@ class RowNumberer(wiring.Component):
     o : Out(stream.Signature(row_request()))
         The same with their position; of ``end`` the number means nothing.
 
-    Timing: no latency; one per cycle.   Reset: starts over.   Errors: none.
+    Timing: no latency; one per cycle; an idle cycle between jobs.
+    Reset: starts over.   Errors: none.
     """
 
     def __init__(self):
@@ -33,20 +35,26 @@ class RowNumberer(wiring.Component):
         })
 
     def elaborate(self, platform):
-        """Count."""
+        """Count; whether the next one is the end is known before."""
         m = Module()
-        position = Signal(COUNT_WIDTH)
-        end = position == self.job.payload
+        running, end = Signal(), Signal()
+        position, position_1 = Signal(COUNT_WIDTH), Signal(COUNT_WIDTH, init=1)
         m.d.comb += [
             self.o.payload.number.eq(self.i.payload),
             self.o.payload.position.eq(position),
             self.o.payload.end.eq(end),
-            self.o.valid.eq(self.job.valid & (end | self.i.valid)),
-            self.i.ready.eq(self.job.valid & ~end & self.o.ready),
-            self.job.ready.eq(end & self.o.ready),
+            self.o.valid.eq(running & (end | self.i.valid)),
+            self.i.ready.eq(running & ~end & self.o.ready),
+            self.job.ready.eq(running & end & self.o.ready),
         ]
-        with m.If(self.o.valid & self.o.ready):
-            m.d.sync += position.eq(Mux(end, 0, position + 1))
+        with m.If(~running):
+            m.d.sync += [running.eq(self.job.valid), end.eq(self.job.payload == 0),
+                         position.eq(0), position_1.eq(1)]
+        with m.Elif(self.job.ready):
+            m.d.sync += running.eq(0)
+        with m.Elif(self.o.valid & self.o.ready):
+            m.d.sync += [position.eq(position_1), position_1.eq(position_1 + 1),
+                         end.eq(position_1 == self.job.payload)]
         return m
 
 
@@ -68,7 +76,7 @@ class RowAddresser(wiring.Component):
     Members
     -------
     job : In(stream.Signature(row_job()))
-        Held until a cycle behind its end.
+        Held until two cycles behind its end.
     i : In(stream.Signature(row_request()))
         Row numbers.
     o : Out(stream.Signature(row()))
@@ -76,8 +84,8 @@ class RowAddresser(wiring.Component):
     error : Out(error_record())
         The first bad row number.
 
-    Timing: five cycles; one row per cycle; an idle cycle between descriptors. i.ready does not
-    depend on i or on o.ready.
+    Timing: six cycles; one row per cycle; two idle cycles between descriptors. i.ready does not
+    depend on i or on o.ready, and o is a register's.
     Reset: forgets all rows.
     Resources: one COUNT_WIDTH × 16-bit multiplier with registers on both sides.
     """
@@ -95,26 +103,26 @@ class RowAddresser(wiring.Component):
         })
 
     def elaborate(self, platform):
-        """Five registers: held, checked, multiplied in halves, their sum, the base added."""
+        """Registers: held, compared, multiplied in halves, their sum, the base added; a slice."""
         m = Module()
         derived = self.config.derived
         beat_log2 = derived.beat_bytes_log2
         job = self.job.payload
 
-        ending = Signal()  # the end is held: what comes next waits for its own job
+        ending = Signal()  # an end is held or compared: what comes next waits for its own job
         failed = Signal()
         started = Signal()
-        previous = Signal(COUNT_WIDTH)
+        newest, previous = Signal(COUNT_WIDTH), Signal(COUNT_WIDTH)
 
-        # All stages move together. Where the consumer waits, what leaves them waits beside them,
-        # so that no stage depends on the consumer's ready.
-        stages = 4
-        held = Signal(row_request())
-        held_valid = Signal()
+        # All stages move together, unless the slice behind them is full: so none depends on the
+        # consumer's ready.
+        held, held_valid, held_high = Signal(row_request()), Signal(), Signal()
+        compared, compared_valid = Signal(row_request()), Signal()
+        out_of_range, not_increasing = Signal(), Signal()
+        stages = 3
         valid = [Signal(name=f"valid_{n}") for n in range(stages)]
         position = [Signal(COUNT_WIDTH, name=f"position_{n}") for n in range(stages)]
         end = [Signal(name=f"end_{n}") for n in range(stages)]
-        checked = Signal(COUNT_WIDTH)
         # Halves of the product, each of one of the FPGA's multipliers; then their sum.
         half = COUNT_WIDTH // 2
         low, high = (Signal(half + len(job.stride_beats), name=name) for name in ("low", "high"))
@@ -122,30 +130,24 @@ class RowAddresser(wiring.Component):
         address = Signal(64 - beat_log2)
         # What the last stages need of the job, which may be another one by then: beside the halves,
         # the product and the address.
-        late = data.StructLayout(
-            {"base": len(address), "row_beats": derived.row_beats_width, "read": 1})
+        late = data.StructLayout({"row_beats": derived.row_beats_width, "read": 1})
         of_halves, of_product, of_address = (
             Signal(late, name=f"of_{name}") for name in ("halves", "product", "address"))
-        layout = data.StructLayout({
-            "address": len(address), "position": COUNT_WIDTH, "end": 1,
-            "row_beats": derived.row_beats_width, "read": 1})
-        last, aside, leaving = Signal(layout), Signal(layout), Signal(layout)
-        aside_valid = Signal()
-        advance = ~aside_valid
+        base_of_halves, base_of_product = Signal.like(address), Signal.like(address)
+        m.submodules.leaving = leaving = RegisterSlice(row(derived))
+        connect(m, leaving.o, flipped(self.o))
+        advance = leaving.i.ready
 
-        # The check of what is held.
-        number = held.number
-        out_of_range = (number[COUNT_WIDTH:] != 0) | (number[:COUNT_WIDTH] >= job.n_rows)
-        not_increasing = job.increasing & started & (number[:COUNT_WIDTH] <= previous)
-        bad = held_valid & ~held.end & (out_of_range | not_increasing)
+        number, checked = held.number[:COUNT_WIDTH], compared.number[:COUNT_WIDTH]
+        bad = compared_valid & ~compared.end & (out_of_range | not_increasing)
         accept = self.job.valid & ~ending & ~failed
         m.d.comb += [
             self.i.ready.eq(advance & accept),
             self.error.valid.eq(bad & ~failed),
             self.error.slot.eq(job.slot),
             self.error.code.eq(Mux(out_of_range, self.range_code, ErrorCode.TARGET_ORDER)),
-            self.error.position.eq(held.position),
-            self.error.value.eq(number),
+            self.error.position.eq(compared.position),
+            self.error.value.eq(compared.number),
             self.error.limit.eq(Mux(out_of_range, job.n_rows, previous)),
         ]
         with m.If(bad):
@@ -154,15 +156,21 @@ class RowAddresser(wiring.Component):
             m.d.sync += [
                 held_valid.eq(self.i.valid & accept),
                 held.eq(self.i.payload),
-                valid[0].eq(held_valid & ~bad & ~failed),
-                position[0].eq(held.position),
-                end[0].eq(held.end),
-                checked.eq(number[:COUNT_WIDTH]),
+                held_high.eq(self.i.payload.number[COUNT_WIDTH:].any()),
+                compared_valid.eq(held_valid),
+                compared.eq(held),
+                out_of_range.eq(held_high | (number >= job.n_rows)),
+                not_increasing.eq(job.increasing & started & (number <= newest)),
+                previous.eq(newest),
+                valid[0].eq(compared_valid & ~bad & ~failed),
+                position[0].eq(compared.position),
+                end[0].eq(compared.end),
                 low.eq(checked[:half] * job.stride_beats),
                 high.eq(checked[half:] * job.stride_beats),
                 product.eq(low + (high << half)),
-                address.eq(of_product.base + product),
-                of_halves.base.eq(job.base[beat_log2:]),
+                address.eq(base_of_product + product),
+                base_of_halves.eq(job.base[beat_log2:]),
+                base_of_product.eq(base_of_halves),
                 of_halves.row_beats.eq(job.row_beats),
                 of_halves.read.eq(job.read),
                 of_product.eq(of_halves),
@@ -172,29 +180,19 @@ class RowAddresser(wiring.Component):
                 m.d.sync += [valid[n].eq(valid[n - 1]), position[n].eq(position[n - 1]),
                              end[n].eq(end[n - 1])]
             with m.If(held_valid):
-                m.d.sync += [previous.eq(number[:COUNT_WIDTH]), started.eq(1)]
+                m.d.sync += [newest.eq(number), started.eq(1)]
             with m.If(self.i.valid & accept & self.i.payload.end):
                 m.d.sync += ending.eq(1)
 
-        # Output.
-        out_valid = valid[-1] | aside_valid
-        drop = leaving.end & (not self.pass_end)
-        taken = self.o.ready | drop
         m.d.comb += [
-            last.address.eq(address), last.position.eq(position[-1]), last.end.eq(end[-1]),
-            last.row_beats.eq(of_address.row_beats), last.read.eq(of_address.read),
-            leaving.eq(Mux(aside_valid, aside, last)),
-            self.o.valid.eq(out_valid & ~drop),
-            self.o.payload.address.eq(Cat(Const(0, beat_log2), leaving.address)),
-            self.o.payload.beats.eq(leaving.row_beats),
-            self.o.payload.position.eq(leaving.position),
-            self.o.payload.read.eq(leaving.read),
-            self.o.payload.end.eq(leaving.end),
+            leaving.i.valid.eq(valid[-1] & (self.pass_end | ~end[-1])),
+            leaving.i.payload.address.eq(Cat(Const(0, beat_log2), address)),
+            leaving.i.payload.beats.eq(of_address.row_beats),
+            leaving.i.payload.position.eq(position[-1]),
+            leaving.i.payload.read.eq(of_address.read),
+            leaving.i.payload.end.eq(end[-1]),
+            self.job.ready.eq(advance & compared_valid & compared.end & ~failed),
         ]
-        m.d.comb += self.job.ready.eq(advance & held_valid & held.end & ~failed)
-        m.d.sync += aside_valid.eq(out_valid & ~taken)
-        with m.If(advance):
-            m.d.sync += aside.eq(last)
         with m.If(self.job.ready):
             m.d.sync += [ending.eq(0), started.eq(0)]
         return m
@@ -223,7 +221,7 @@ class BurstSplitter(wiring.Component):
         })
 
     def elaborate(self, platform):
-        """The row's rest in registers; the burst's length behind another register."""
+        """The row's rest in registers, a slice behind them."""
         m = Module()
         derived = self.config.derived
         beat_log2 = derived.beat_bytes_log2
@@ -243,26 +241,27 @@ class BurstSplitter(wiring.Component):
         fits = Signal()  # remaining <= to_boundary: this burst is the row's last
         room = Signal.like(to_boundary)
         m.d.comb += room.eq((1 << block_log2) - first_beat[:block_log2])
-        out_free = ~self.o.valid | self.o.ready
-        m.d.comb += self.i.ready.eq(~active | (out_free & fits))
-        with m.If(out_free):
+        behind = first_beat[:block_log2] + self.i.payload.beats  # the beat behind the row's last
+        m.submodules.leaving = leaving = RegisterSlice(burst(derived))
+        connect(m, leaving.o, flipped(self.o))
+        m.d.comb += [
+            self.i.ready.eq(~active | (leaving.i.ready & fits)),
+            leaving.i.valid.eq(active),
+            leaving.i.payload.address.eq(Cat(
+                Const(0, beat_log2), start, base[block_log2:] + block_number)),
+            leaving.i.payload.beats.eq(Mux(fits, remaining, to_boundary)),
+            leaving.i.payload.position.eq(position),
+            leaving.i.payload.end.eq(end),
+        ]
+        with m.If(active & leaving.i.ready):
             m.d.sync += [
-                self.o.valid.eq(active),
-                self.o.payload.address.eq(Cat(
-                    Const(0, beat_log2), start, base[block_log2:] + block_number)),
-                self.o.payload.beats.eq(Mux(fits, remaining, to_boundary)),
-                self.o.payload.position.eq(position),
-                self.o.payload.end.eq(end),
+                block_number.eq(block_number + 1),
+                start.eq(0),
+                to_boundary.eq(1 << block_log2),
+                remaining.eq(remaining - to_boundary),
+                fits.eq(remaining - to_boundary <= 1 << block_log2),
+                active.eq(~fits),
             ]
-            with m.If(active):
-                m.d.sync += [
-                    block_number.eq(block_number + 1),
-                    start.eq(0),
-                    to_boundary.eq(1 << block_log2),
-                    remaining.eq(remaining - to_boundary),
-                    fits.eq(remaining - to_boundary <= 1 << block_log2),
-                    active.eq(~fits),
-                ]
         with m.If(self.i.ready & self.i.valid):
             m.d.sync += [
                 active.eq(1),
@@ -271,7 +270,8 @@ class BurstSplitter(wiring.Component):
                 block_number.eq(0),
                 start.eq(first_beat[:block_log2]),
                 to_boundary.eq(room),
-                fits.eq(self.i.payload.end | (self.i.payload.beats <= room)),
+                fits.eq(self.i.payload.end | ~behind[block_log2:].any()
+                        | (behind == 1 << block_log2)),
                 remaining.eq(Mux(self.i.payload.end, 0, self.i.payload.beats)),
                 position.eq(self.i.payload.position),
             ]

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from .queue import Queue
+from .register_slice import RegisterSlice
 from .registers import ErrorCode
 from .types import COUNT_WIDTH, error_record, row_request, segment, segment_job, token, walk_job
 
@@ -28,10 +28,8 @@ class SegmentLengths(wiring.Component):
         Lengths.
     error : Out(error_record())
         The first bad offset; nothing behind it leaves.
-    busy : Out(1)
-        A job is in work.
 
-    Timing: one length per cycle, three cycles behind its offset; two idle cycles between jobs.
+    Timing: one length per cycle, two cycles behind its offset; two idle cycles between jobs.
     Reset: forgets the job.
     """
 
@@ -41,17 +39,16 @@ class SegmentLengths(wiring.Component):
             "offsets": In(stream.Signature(64)),
             "o": Out(stream.Signature(segment())),
             "error": Out(error_record()),
-            "busy": Out(1),
         })
 
     def elaborate(self, platform):
-        """A register in front of the check, a queue behind it."""
+        """A register in front of the check, a slice behind it."""
         m = Module()
         job = self.job.payload
-        m.submodules.queue = queue = Queue(segment(), 3)
-        connect(m, queue.o, flipped(self.o))
+        m.submodules.leaving = leaving = RegisterSlice(segment())
+        connect(m, leaving.o, flipped(self.o))
         failed = Signal()
-        advance = queue.i.ready
+        advance = leaving.i.ready
 
         # A job has one offset more than segments. Where it is `unit` they are only counted.
         count = Signal(COUNT_WIDTH + 1)
@@ -80,11 +77,10 @@ class SegmentLengths(wiring.Component):
         bad = held_valid & ~job.unit & (first_bad | order_bad | range_bad)
         end = all_taken & ~held_valid & self.job.valid & ~failed
         m.d.comb += [
-            queue.i.valid.eq((held_valid & ~held_first & ~bad & ~failed) | end),
-            queue.i.payload.end.eq(end),
-            queue.i.payload.length.eq(Mux(end, 0, Mux(job.unit, 1, low - previous))),
+            leaving.i.valid.eq((held_valid & ~held_first & ~bad & ~failed) | end),
+            leaving.i.payload.end.eq(end),
+            leaving.i.payload.length.eq(Mux(end, 0, Mux(job.unit, 1, low - previous))),
             self.job.ready.eq(end & advance),
-            self.busy.eq(self.job.valid | (queue.level != 0)),
             self.error.slot.eq(job.slot),
             self.error.position.eq(position),
             self.error.value.eq(held),
@@ -109,7 +105,7 @@ class SegmentWalker(wiring.Component):
     Contract: a segment without lookups makes one ``empty`` token and no request. Behind the last
     segment of a descriptor the indices that no segment used are dropped, then ``end`` leaves on
     both outputs. A lookup and the end leave on both in the same cycle: each valid waits for the
-    other's ready, so behind at least one of them there must be a queue.
+    other's ready, so neither ready may depend on its valid.
 
     Members
     -------
@@ -150,10 +146,9 @@ class SegmentWalker(wiring.Component):
     def elaborate(self, platform):
         """The current segment in registers, the next one taken with its last lookup."""
         m = Module()
-        # What is in the registers: a segment with lookups left, one without, or the end.
-        lookup, empty, ending = Signal(), Signal(), Signal()
-        active = lookup | empty | ending
-        last = Signal()       # remaining == 1
+        # What is in the registers: a segment with lookups left, one without, the end, or nothing.
+        lookup, empty, ending, none = Signal(), Signal(), Signal(), Signal(init=1)
+        last = Signal()       # with the next token the segment is over
         final = Signal()      # remaining <= 8
         remaining = Signal(COUNT_WIDTH)
         leaf = Signal(3)
@@ -163,20 +158,22 @@ class SegmentWalker(wiring.Component):
         position, position_1 = Signal(COUNT_WIDTH), Signal(COUNT_WIDTH, init=1)
         unused = Signal()
         weighted = self.job.payload.weighted
-        has_index = self.indices.valid & (self.weights.valid | ~weighted)
-        take_index = Signal()
 
-        drain = ending & unused
-        finish = ending & ~unused
+        # All but a lookup that waits for its index or weight leave when there is room on both
+        # outputs. Indices that no segment used go before the end.
+        has_weight = self.weights.valid | ~weighted
+        found = self.indices.valid & has_weight
+        room = self.rows.ready & self.tokens.ready
+        step = lookup & found & room
+        drain, finishing = ending & unused, ending & ~unused
+        finish = finishing & room
+        done = (empty | found) & room & last
+        take_index = (lookup & room) | drain
+        load = self.segments.valid & self.segments.ready
         m.d.comb += [
-            # A lookup needs an index, its weight, and room on both outputs.
-            self.rows.valid.eq((lookup & has_index & self.tokens.ready)
-                               | (finish & self.tokens.ready)),
-            self.tokens.valid.eq((lookup & has_index & self.rows.ready)
-                                 | empty
-                                 | (finish & self.rows.ready)),
-            take_index.eq((lookup & self.rows.ready & self.tokens.ready) | drain),
-            self.indices.ready.eq(take_index & (self.weights.valid | ~weighted)),
+            self.rows.valid.eq(((lookup & found) | finishing) & self.tokens.ready),
+            self.tokens.valid.eq(((lookup & found) | finishing | empty) & self.rows.ready),
+            self.indices.ready.eq(take_index & has_weight),
             self.weights.ready.eq(take_index & self.indices.valid & weighted),
             self.rows.payload.number.eq(self.indices.payload),
             self.rows.payload.position.eq(position),
@@ -184,23 +181,18 @@ class SegmentWalker(wiring.Component):
             self.tokens.payload.leaf.eq(leaf),
             self.tokens.payload.first.eq(first),
             self.tokens.payload.final.eq(final),
-            self.tokens.payload.last.eq(last | empty),
+            self.tokens.payload.last.eq(last),
             self.tokens.payload.top_leaf.eq(top_leaf),
             self.tokens.payload.empty.eq(empty),
             self.tokens.payload.end.eq(ending),
             self.tokens.payload.weight.eq(self.weights.payload[:32]),
-            self.wants_index.eq(lookup & ~has_index),
-            self.wants_segment.eq(~active & self.job.valid),
-        ]
-        token_sent = self.tokens.valid & self.tokens.ready
-        step = lookup & token_sent
-        done = token_sent & (ending | empty | last)
-        m.d.comb += [
+            self.wants_index.eq(lookup & ~found),
+            self.wants_segment.eq(none & self.job.valid),
             self.issued.eq(step),
-            self.job.ready.eq(finish & token_sent),
+            self.job.ready.eq(finish),
             # The end must leave before the next descriptor's first segment comes in: its position
             # counts from 0.
-            self.segments.ready.eq(self.job.valid & (~active | (done & ~ending))),
+            self.segments.ready.eq(self.job.valid & (none | done)),
         ]
         with m.If(step):
             m.d.sync += [
@@ -211,23 +203,24 @@ class SegmentWalker(wiring.Component):
             ]
             with m.If(leaf == 7):
                 m.d.sync += first.eq(0)
+        with m.If(done | finish):
+            m.d.sync += [lookup.eq(0), empty.eq(0), ending.eq(0), last.eq(0), none.eq(1)]
         n_lookups = self.job.payload.n_lookups
         taken = self.indices.valid & self.indices.ready
         m.d.sync += unused.eq(Mux(taken, position_1 != n_lookups, position != n_lookups))
         with m.If(taken):
             m.d.sync += [position.eq(position_1), position_1.eq(position_1 + 1)]
-        with m.If(self.job.ready & self.job.valid):
+        with m.If(finish):
             m.d.sync += [position.eq(0), position_1.eq(1)]
-        with m.If(done):
-            m.d.sync += [lookup.eq(0), empty.eq(0), ending.eq(0)]
         length = self.segments.payload.length
-        with m.If(self.segments.valid & self.segments.ready):
+        with m.If(load):
             m.d.sync += [
                 lookup.eq((length != 0) & ~self.segments.payload.end),
                 empty.eq((length == 0) & ~self.segments.payload.end),
                 ending.eq(self.segments.payload.end),
+                none.eq(0),
                 remaining.eq(length),
-                last.eq(length == 1),
+                last.eq((length[1:] == 0) & ~self.segments.payload.end),
                 final.eq(length <= 8),
                 leaf.eq(0),
                 first.eq(1),

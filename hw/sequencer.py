@@ -83,8 +83,8 @@ class Sequencer(wiring.Component):
     error : Out(error_record())
         A descriptor that is bad, or that could not be fetched.
 
-    Timing: a descriptor starts six cycles after its last beat, the next one that many beats and
-    two cycles after it.
+    Timing: a descriptor starts seven cycles after its last beat, the next one that many beats and
+    three cycles after it.
     Reset: forgets all, head returns to 0.
     """
 
@@ -142,21 +142,28 @@ class Sequencer(wiring.Component):
         # Check: one flag per rule, in the order of the fields.
         rules = self._rules(fields)
         bad = Signal(len(rules))
-        first_bad = Signal(range(len(rules)))  # a cycle behind `bad`
+        first_bad = Signal(range(len(rules)), reset_less=True)  # a cycle behind `bad`
         for n in reversed(range(len(rules))):
             with m.If(bad[n]):
                 m.d.sync += first_bad.eq(n)
+        # What is wrong, a cycle behind `first_bad`.
+        wrong = Signal(data.StructLayout(
+            {"position": COUNT_WIDTH, "value": 64, "limit": COUNT_WIDTH}), reset_less=True)
         with m.Switch(first_bad):
             for n, (name, _, limit) in enumerate(rules):
-                with m.Case(n):
-                    m.d.comb += [
-                        self.error.position.eq(self._byte(name)),
-                        self.error.value.eq(fields[name]),
-                        self.error.limit.eq(limit),
+                with m.Case(n) if n + 1 < len(rules) else m.Default():
+                    m.d.sync += [
+                        wrong.position.eq(self._byte(name)),
+                        wrong.value.eq(fields[name]),
+                        wrong.limit.eq(limit),
                     ]
         fault = Signal(data.StructLayout(
             {"valid": 1, "missed": 1, "resp": 2, "position": SLOT_WIDTH}))
-        m.d.comb += [self.error.code.eq(ErrorCode.DESCRIPTOR), self.error.slot.eq(slot)]
+        m.d.comb += [
+            self.error.code.eq(ErrorCode.DESCRIPTOR), self.error.slot.eq(slot),
+            self.error.position.eq(wrong.position), self.error.value.eq(wrong.value),
+            self.error.limit.eq(wrong.limit),
+        ]
         excess = Signal()  # more segments than n_segments
         counted = Signal(COUNT_WIDTH)
         with m.If(excess):
@@ -273,12 +280,12 @@ class Sequencer(wiring.Component):
         m.d.comb += fetcher.enable.eq(self.enable & ~self.halt & ~failed)
         with m.FSM(name="state") as fsm:
             with m.State("RECEIVE"):
+                m.d.comb += fetcher.o.ready.eq(1)
                 with m.If(missed_here):
                     m.d.sync += [fault.valid.eq(1), fault.missed.eq(1), fault.position.eq(slot)]
                     m.next = "ISSUE"
-                with m.Elif(fetcher.o.valid):
+                with m.If(fetcher.o.valid):  # never beside the other
                     beat = fetcher.o.payload
-                    m.d.comb += fetcher.o.ready.eq(1)
                     with m.If(beat.resp[1] & ~fault.valid):
                         m.d.sync += [fault.valid.eq(1), fault.resp.eq(beat.resp),
                                      fault.position.eq(received)]
@@ -294,14 +301,18 @@ class Sequencer(wiring.Component):
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 with m.If(fault.valid | bad.any()):
-                    m.next = "REFUSE"
+                    m.next = "EXPLAIN"
                 with m.Elif(~self.halt & clear & ~(fields["waits"] & behind)):
                     with m.If(fields["counted"] & ~replaced):
                         m.next = "ASK"
                     with m.Else():
-                        m.d.comb += issue.eq(1)
-                        m.d.sync += [slot.eq(next_slot), replaced.eq(0)]
-                        m.next = "RECEIVE"
+                        m.next = "HAND_OUT"
+            # Behind a register, because it reaches every part of the engine.
+            with m.State("HAND_OUT"):
+                with m.If(~self.halt):
+                    m.d.comb += issue.eq(1)
+                    m.d.sync += [slot.eq(next_slot), replaced.eq(0)]
+                    m.next = "RECEIVE"
             with m.State("ASK"):
                 m.d.comb += self.count_fetch.valid.eq(1)
                 with m.If(self.count_fetch.ready):
@@ -309,10 +320,12 @@ class Sequencer(wiring.Component):
             with m.State("COUNT"):
                 with m.If(self.count_fetched.valid):
                     m.d.sync += counted.eq(self.count_fetched.payload.word_select(lane, 32))
-                    m.next = "COUNTED"
+                    m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.d.sync += excess.eq(counted > fields["n_segments"])
+                m.next = "COUNTED"
             with m.State("COUNTED"):
-                with m.If(counted > fields["n_segments"]):
-                    m.d.sync += excess.eq(1)
+                with m.If(excess):
                     m.next = "REFUSE"
                 with m.Else():
                     m.d.sync += [
@@ -320,6 +333,8 @@ class Sequencer(wiring.Component):
                         replaced.eq(1),
                     ]
                     m.next = "ISSUE"
+            with m.State("EXPLAIN"):
+                m.next = "REFUSE"
             with m.State("REFUSE"):
                 m.d.comb += self.error.valid.eq(alone & ~failed)
                 with m.If(alone):

@@ -58,43 +58,44 @@ class Updater(wiring.Component):
         connect(m, output.o, flipped(self.o))
 
         # The job in work, in registers. What can be known a cycle before is: whether there is
-        # room, whether the next beat is its row's last, and that row the last.
-        job, job_valid = Signal(update_job(derived)), Signal()
-        empty, last_row, single = Signal(), Signal(), Signal()
-        finished = Signal()
-        credit = Signal(range(depth + 1), init=depth)
-        room = Signal(init=1)  # credit is not 0
+        # room, and whether the next beat is its row's last, in the last row, and so the last one.
+        job, running = Signal(update_job(derived)), Signal()
+        single = Signal()                     # a row has one beat
+        no_old, no_scale = Signal(), Signal()
+        last_col, last_row, last = Signal(), Signal(), Signal()
         col = Signal(derived.row_beats_width)
-        more, then_last = Signal(), Signal()  # col is not 0; if so, whether it is the last
         next_row = Signal(COUNT_WIDTH)        # counted from 1
-        last_col = Mux(more, then_last, single)
-        ready = job_valid & ~empty & room
-        has_operand = (self.old.valid | ~job.update) & (self.scales.valid | ~job.scaled)
-        go = ready & self.sums.valid & has_operand
+        credit = Signal(range(depth + 1), init=depth)
+        room = Signal(init=1)                 # credit is not 0
+        has_operand = (self.old.valid | no_old) & (self.scales.valid | no_scale)
+        ready = running & room & has_operand
+        go = ready & self.sums.valid
         m.d.comb += [
-            self.sums.ready.eq(ready & has_operand),
-            self.old.ready.eq(ready & job.update & self.sums.valid),
-            self.scales.ready.eq(go & job.scaled & last_col),
-            finished.eq(empty | (go & last_col & last_row)),
-            self.job.ready.eq(~job_valid | finished),
+            self.sums.ready.eq(ready),
+            self.old.ready.eq(running & room & ~no_old & self.sums.valid),
+            self.scales.ready.eq(running & room & ~no_scale & self.sums.valid & last_col),
+            self.job.ready.eq(~running | (go & last)),
         ]
+        col_follows, row_follows = col + 2 == job.row_beats, next_row == job.n_segments
         with m.If(go):
-            m.d.sync += [
-                col.eq(col + 1),
-                more.eq(~last_col),
-                then_last.eq(col + 2 == job.row_beats),
-            ]
             with m.If(last_col):
                 m.d.sync += [
-                    col.eq(0), next_row.eq(next_row + 1), last_row.eq(next_row == job.n_segments)]
+                    col.eq(0), next_row.eq(next_row + 1),
+                    last_col.eq(single), last_row.eq(row_follows), last.eq(single & row_follows)]
+            with m.Else():
+                m.d.sync += [
+                    col.eq(col + 1), last_col.eq(col_follows), last.eq(col_follows & last_row)]
         with m.If(self.job.ready):
             following = self.job.payload
             m.d.sync += [
-                job_valid.eq(self.job.valid),
-                job.eq(following),
-                empty.eq(following.n_segments == 0),
+                # A job without segments is over as soon as it is here.
+                running.eq(self.job.valid & (following.n_segments != 0)),
+                job.eq(following), no_old.eq(~following.update), no_scale.eq(~following.scaled),
                 single.eq(following.row_beats == 1),
+                last_col.eq(following.row_beats == 1),
                 last_row.eq(following.n_segments == 1),
+                last.eq((following.row_beats == 1) & (following.n_segments == 1)),
+                col.eq(0),
                 next_row.eq(2),
             ]
         returned = self.o.valid & self.o.ready

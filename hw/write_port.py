@@ -140,7 +140,7 @@ class WritePort(wiring.Component):
         # W: the data of an announced burst is in the queue, so valid never waits for the reducer.
         active = Signal()
         remaining = Signal(9)
-        last = remaining == 1
+        last = Signal()  # remaining is 1
         sent = bus.wvalid & bus.wready
         m.d.comb += [
             bus.wvalid.eq(active & self.data.valid),
@@ -152,9 +152,10 @@ class WritePort(wiring.Component):
             lengths.o.ready.eq(~active | (sent & last)),
         ]
         with m.If(sent):
-            m.d.sync += remaining.eq(remaining - 1)
+            m.d.sync += [remaining.eq(remaining - 1), last.eq(remaining == 2)]
         with m.If(lengths.o.ready):
-            m.d.sync += [active.eq(lengths.o.valid), remaining.eq(lengths.o.payload)]
+            m.d.sync += [active.eq(lengths.o.valid), remaining.eq(lengths.o.payload),
+                         last.eq(lengths.o.payload == 1)]
 
         # B.
         answers = Signal(COUNT_WIDTH)

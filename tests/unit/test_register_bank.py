@@ -357,6 +357,7 @@ def test_a_cause_that_comes_with_its_clear_stays():
             await ctx.tick()                                   # accepted
             ctx.set(bus.awvalid, 0)
             ctx.set(bus.wvalid, 0)
+            await ctx.tick()                                   # decoded
             ctx.set(bench.dut.irq_status_done, set_again)      # the cycle that performs the write
             await ctx.tick()
             assert ctx.get(bus.bvalid)
@@ -370,7 +371,7 @@ def test_a_cause_that_comes_with_its_clear_stays():
 
 
 def test_latency():
-    """RVALID three cycles after AR; BVALID and the effect two cycles after AW and W."""
+    """RVALID three cycles after AR; BVALID and the effect three cycles after AW."""
     async def body(bench, ctx):
         bus = bench.dut.s_axil
         ctx.set(bus.araddr, 0)
@@ -388,7 +389,7 @@ def test_latency():
             seen.append((ctx.get(bus.rvalid), ctx.get(bus.bvalid),
                          ctx.get(bench.dut.control_enable),
                          ctx.get(bench.dut.control_soft_reset)))
-        assert seen == [(0, 0, 0, 0), (0, 1, 1, 1)] + [(1, 1, 1, 0)] * 4
+        assert seen == [(0, 0, 0, 0)] * 2 + [(1, 1, 1, 1)] + [(1, 1, 1, 0)] * 3
 
     run(body)
 

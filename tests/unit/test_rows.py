@@ -92,19 +92,19 @@ def test_addresser_multiplies_and_adds(stall, pass_end, config):
     assert not run.records
 
 
-def test_addresser_takes_five_cycles_and_one_row_per_cycle():
+def test_addresser_takes_six_cycles_and_one_row_per_cycle():
     run = Addresses([(row_job(0), list(range(30)))])
     first = run.bench.watch(run.bench.dut.i.ready)
     run.bench.run()
-    assert run.o.cycles == list(range(first.index(1) + 5, first.index(1) + 35))
+    assert run.o.cycles == list(range(first.index(1) + 6, first.index(1) + 36))
 
 
-def test_addresser_idles_one_cycle_between_descriptors():
+def test_addresser_idles_two_cycles_between_descriptors():
     run = Addresses([(row_job(0), [1, 2]), (row_job(640), [3]), (row_job(0), [4])], pass_end=True)
     run.bench.run()
     assert run.items == run.expected
     first = run.o.cycles[0]
-    assert [cycle - first for cycle in run.o.cycles] == [0, 1, 2, 4, 5, 7, 8]
+    assert [cycle - first for cycle in run.o.cycles] == [0, 1, 2, 5, 6, 9, 10]
 
 
 @pytest.mark.parametrize(("fields", "numbers", "code", "limit"), [

@@ -395,9 +395,9 @@ def test_sequencer_forgets_all_in_a_reset():
     assert ring.busy[149] and not ring.busy[-1]
 
 
-def test_sequencer_starts_six_cycles_after_the_last_beat():
+def test_sequencer_starts_seven_cycles_after_the_last_beat():
     ring = Ring([NARROW])
     valid = ring.bench.watch(ring.bench.dut.fetched.valid)
     ring.run(60)
     last = max(cycle for cycle, high in enumerate(valid) if high)
-    assert ring.jobs["update_job"].cycles[0] - last == 6
+    assert ring.jobs["update_job"].cycles[0] - last == 7
