@@ -67,7 +67,7 @@ class ArrayBursts(wiring.Component):
         last_block = end[words_log2:]
         block_number = Signal(COUNT_WIDTH + 3 - words_log2)
         next_block = Signal.like(block_number)
-        at_end = Signal()                  # block_number is last_block
+        at_end = Signal()                  # while preparing: block_number is last_block
         first, last = Signal(), Signal()
         length = Signal(range(block + 1))
         words_before = Signal(COUNT_WIDTH + 1)  # words of the array in front of this block
@@ -98,11 +98,13 @@ class ArrayBursts(wiring.Component):
                 length.eq(Mux(at_end, end[per_beat_log2:words_log2] + 1, block)
                           - Mux(first, ahead[per_beat_log2:], 0)),
             ]
+        with m.If(active):
+            # Of the block behind this one, whether or not this one leaves now.
+            m.d.sync += at_end.eq(next_block == last_block)
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += [
                 active.eq(0), preparing.eq(~last), first.eq(0),
                 block_number.eq(next_block), next_block.eq(next_block + 1),
-                at_end.eq(next_block == last_block),
                 words_before.eq(words_before + (1 << words_log2) - Mux(first, ahead, 0)),
             ]
         return m
