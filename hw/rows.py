@@ -241,7 +241,8 @@ class BurstSplitter(wiring.Component):
         fits = Signal()  # remaining <= to_boundary: this burst is the row's last
         room = Signal.like(to_boundary)
         m.d.comb += room.eq((1 << block_log2) - first_beat[:block_log2])
-        behind = first_beat[:block_log2] + self.i.payload.beats  # the beat behind the row's last
+        # The beat behind the row's last: `fits` from one sum, where `room` would be two in a row.
+        behind = first_beat[:block_log2] + self.i.payload.beats
         m.submodules.leaving = leaving = RegisterSlice(burst(derived))
         connect(m, leaving.o, flipped(self.o))
         m.d.comb += [

@@ -61,7 +61,7 @@ class Updater(wiring.Component):
         # room, and whether the next beat is its row's last, in the last row, and so the last one.
         job, running = Signal(update_job(derived)), Signal()
         single = Signal()                     # a row has one beat
-        no_old, no_scale = Signal(), Signal()
+        no_old, no_scale = Signal(), Signal()  # of the job, apart from the bits that select data
         last_col, last_row, last = Signal(), Signal(), Signal()
         col = Signal(derived.row_beats_width)
         next_row = Signal(COUNT_WIDTH)        # counted from 1
