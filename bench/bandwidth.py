@@ -22,6 +22,7 @@ from tcast.equality import same_bits
 from tcast.golden import SGD, trace
 from tcast.host.driver import EngineDevice, Pass
 from tcast.hw.config import EngineConfig
+from tcast.hw.registers import START_CYCLES
 from tcast.sim.simulation import Simulation
 
 PRESETS = ("ddr512", "ecp5-128")
@@ -34,8 +35,6 @@ RING = 64           #: Descriptors of the ring, each of RING_BAGS bags.
 RING_BAGS = 32
 LR = SGD(0.1)
 SEED = 0
-#: Cycles from a descriptor's last beat on the bus to its start; see the counter work_cycles.
-START = 6
 
 #: Traces of the backward pass: distribution, exponent of the power law, mean segment length. Where
 #: nearly every lookup has a row of its own, only a flat power law is one at all.
@@ -219,7 +218,7 @@ def cell(work, preset, row_bytes, latency, counters):
     steady = counters["steady_cycles"]
     read, written = (counters[f"steady_{way}_beats"] / steady for way in "rw")
     useful = max(counters["r_beats"] - descriptor_beats(preset, counters), counters["w_beats"])
-    arrival = counters["work_cycles"] + START
+    arrival = counters["work_cycles"] + START_CYCLES
     return {
         **asdict(work), "preset": preset, "row_bytes": row_bytes, "latency": latency,
         "utilisation": round(max(read, written), 5), "r_busy": round(read, 5),

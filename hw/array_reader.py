@@ -40,7 +40,7 @@ class ArrayReader(wiring.Component):
     starved : Out(1)
         A burst waits for room.
 
-    Timing: one element per cycle; one idle cycle between jobs; a burst every two cycles. Four
+    Timing: one element per cycle; one idle cycle between jobs; a burst every three cycles. Five
     cycles from the job to its first burst, four from a beat to its first element.
     Reset: forgets all jobs; transfers in flight must have ended.
     Errors: none; the sequencer has checked alignment, the read port checks the windows.
@@ -96,8 +96,8 @@ class ArrayReader(wiring.Component):
         running = Signal()
         counting, wide = (Signal(), Signal()) if not self.words_only else (Const(0), Const(0))
         word = Signal(per_beat_log2)   # of the beat, the next one
-        crossing = Signal()            # behind it the next beat begins
         final = Signal()               # the next element is the last one
+        empties = Signal()             # behind it nothing of the beat is left; the beat may go
         # The number of the next element, and the two behind it: one compares, one is handed out.
         number, number_1, number_2 = (
             Signal(COUNT_WIDTH + 1, init=n, name=f"number_{n}") for n in range(3))
@@ -112,14 +112,14 @@ class ArrayReader(wiring.Component):
             element.eq(Cat(
                 Mux(counting, number[:32], low),
                 Mux(wide, high, (low[-1] & ~counting).replicate(32)))),
-            reader.data.ready.eq(running & ~aside_valid & ~counting & (final | crossing)),
+            reader.data.ready.eq(empties & ~aside_valid),
             unpack_jobs.o.ready.eq(move & final),
         ]
 
-        def places(first, wide):
-            """Assign what is known of the word at ``first`` of a beat."""
-            words = 1 << per_beat_log2
-            return [word.eq(first), crossing.eq(first >= Mux(wide, words - 2, words - 1))]
+        def follows(first, wide, is_last, reads):
+            """Assign what is known of the next element: its word of a beat, if the job reads."""
+            crosses = first >= (1 << per_beat_log2) - Mux(wide, 2, 1)
+            return [word.eq(first), final.eq(is_last), empties.eq(reads & (is_last | crosses))]
 
         with m.If(~self.o.valid | self.o.ready):
             m.d.sync += [
@@ -134,16 +134,16 @@ class ArrayReader(wiring.Component):
         with m.If(move):
             m.d.sync += [
                 running.eq(~final),
-                *places((word + Mux(wide, 2, 1))[:per_beat_log2], wide),
+                *follows((word + Mux(wide, 2, 1))[:per_beat_log2], wide,
+                         number_2 == unpack.count, ~final & ~counting),
                 number.eq(number_1), number_1.eq(number_2), number_2.eq(number_2 + 1),
-                final.eq(number_2 == unpack.count),
             ]
         with m.If(~running):
             m.d.sync += [
                 running.eq(unpack_jobs.o.valid),
-                *places(unpack.skip, unpack_wide),
+                *follows(unpack.skip, unpack_wide, unpack.count == 1,
+                         unpack_jobs.o.valid & ~sequential),
                 number.eq(0), number_1.eq(1), number_2.eq(2),
-                final.eq(unpack.count == 1),
             ]
             if not self.words_only:
                 m.d.sync += [counting.eq(sequential), wide.eq(unpack_wide)]

@@ -24,7 +24,7 @@ class BurstReader(wiring.Component):
     registered : bool
         Put a register behind the buffer; see Queue.
     queued : bool
-        Put a queue behind i; else a register, which lets a burst through every other cycle.
+        Put a queue behind i; else a register, which lets a burst through every three cycles.
 
     Members
     -------
@@ -39,9 +39,9 @@ class BurstReader(wiring.Component):
     starved : Out(1)
         A burst waits for room.
 
-    Timing: two cycles from i to o, one if not ``queued``; one burst per cycle, or every other one;
-    two cycles from beats to data, three if ``registered``. o.valid is a flip-flop, and i.ready
-    does not depend on o.ready.
+    Timing: two cycles from i to o; one burst per cycle, or every three if not ``queued``; two
+    cycles from beats to data, three if ``registered``. o.valid is a flip-flop, and i.ready does
+    not depend on o.ready; if not ``queued`` it is a flip-flop, too.
     Reset: empties the buffer and takes back all credit; transfers in flight must have ended.
     Resources: a memory of ``depth`` beats.
     """
@@ -73,25 +73,30 @@ class BurstReader(wiring.Component):
 
         # Beats of room that no burst has claimed; of one that leaves they are claimed.
         credit = Signal(range(self.depth + 1), init=self.depth)
-        enough = Signal()
+        enough, leaves = Signal(), Signal()
         if self.queued:
             m.submodules.bursts = bursts = Queue(burst(self.config.derived), 3)
             connect(m, bursts.o, flipped(self.o))
-            free = bursts.i.ready
+            waits, beats = self.i.valid, self.i.payload.beats
             m.d.comb += [
                 bursts.i.payload.eq(self.i.payload),
-                bursts.i.valid.eq(self.i.valid & enough),
+                bursts.i.valid.eq(waits & enough),
+                self.i.ready.eq(bursts.i.ready & enough),
+                leaves.eq(waits & self.i.ready),
             ]
         else:
-            free = ~self.o.valid
+            # The burst waits for its credit in the register.
+            free, waits, beats = Signal(init=1), Signal(), self.o.payload.beats
+            m.d.comb += [self.i.ready.eq(free), leaves.eq(waits & enough)]
             with m.If(free):
-                m.d.sync += self.o.payload.eq(self.i.payload)
-            m.d.sync += self.o.valid.eq(Mux(free, self.i.valid & enough, ~self.o.ready))
-        m.d.comb += [
-            enough.eq(credit >= self.i.payload.beats),
-            self.i.ready.eq(free & enough),
-            self.starved.eq(self.i.valid & ~enough),
-        ]
-        issued = Mux(self.i.valid & self.i.ready, self.i.payload.beats, 0)
-        m.d.sync += credit.eq(credit - issued + (self.data.valid & self.data.ready))
+                m.d.sync += [
+                    self.o.payload.eq(self.i.payload),
+                    free.eq(~self.i.valid), waits.eq(self.i.valid)]
+            with m.If(leaves):
+                m.d.sync += [waits.eq(0), self.o.valid.eq(1)]
+            with m.If(self.o.valid & self.o.ready):
+                m.d.sync += [self.o.valid.eq(0), free.eq(1)]
+        m.d.comb += [enough.eq(credit >= beats), self.starved.eq(waits & ~enough)]
+        m.d.sync += credit.eq(
+            credit - Mux(leaves, beats, 0) + (self.data.valid & self.data.ready))
         return m

@@ -175,7 +175,7 @@ class Core(wiring.Component):
         connect(m, sequencer.reduce_job, reducer.job)
         connect(m, sliced("token_slice", tokens.o), reducer.tokens)
         connect(m, sliced("row_slice", row_reader.data), reducer.rows)
-        connect(m, sliced("update_slice", sequencer.update_job), updater.job)
+        connect(m, sequencer.update_job, updater.job)
         connect(m, arrays[Reader.SCALE].o, updater.scales)
         connect(m, reducer.o, updater.sums)
         connect(m, old_reader.data, updater.old)

@@ -7,28 +7,15 @@ from amaranth.lib.wiring import In, Out
 
 from .axi import BURST_INCR, axi4_signature
 from .register_slice import RegisterSlice
-from .registers import N_WINDOWS, ErrorCode, Reader
+from .registers import ErrorCode, Reader
 from .select import first_of, select
 from .types import COUNT_WIDTH, SLOT_WIDTH, burst, error_record
-from .windows import matches, windows_layout
+from .windows import allowed, windows_layout
 
 __all__ = ["ReadPort"]
 
 _ARRAY_READERS = len(set(Reader) - {
     Reader.DESCRIPTOR, Reader.OLD_ROW, Reader.ROW, Reader.COUNT})
-
-
-#: Readers that are chosen from in one cycle.
-GROUP = 5
-
-
-def _first(m, ready, streams, values):
-    """Take the first valid one of ``streams``; return whether there is one, and its value."""
-    grants, taken = first_of(each.valid for each in streams), Const(0)
-    for each in streams:
-        m.d.comb += each.ready.eq(ready & ~taken)
-        taken = taken | each.valid
-    return taken, select(grants, values)
 
 
 class ReadPort(wiring.Component):
@@ -44,13 +31,15 @@ class ReadPort(wiring.Component):
     config : EngineConfig
     readers : IntEnum
         Who reads, with DESCRIPTOR among them.
+    rows : tuple of members of readers
+        Those of single rows: a burst of one may be a beat, and each cycle may bring one.
     beats_max : int or None
         Beats that all readers but DESCRIPTOR have room for; None: those of the gather-scatter unit.
 
     Members
     -------
     bursts : In(stream.Signature(burst())) × len(readers)
-        Requests, smaller numbers first.
+        Requests; those of the others before those of ``rows``, then smaller numbers first.
     beats : Out(stream.Signature(data_width, always_ready=True)) × len(readers)
         Data.
     windows : In(windows_layout())
@@ -72,14 +61,15 @@ class ReadPort(wiring.Component):
         Bursts are unanswered.
     bus : AXI4 read channels as members named like the ports (ar*, r*).
 
-    Timing: a burst needs three cycles to AR, a beat one cycle from R; one burst and one beat a
-    cycle.
+    Timing: a burst of ``rows`` needs two cycles to AR, another one three; one burst a cycle, every
+    other one of those. A beat needs one cycle from R; one a cycle.
     Reset: only while idle.
     """
 
-    def __init__(self, config, readers=Reader, beats_max=None):
+    def __init__(self, config, readers=Reader, rows=(Reader.OLD_ROW, Reader.ROW), beats_max=None):
         self.config = config
         self.readers = readers
+        self.rows = rows
         self.beats_max = beats_max or (config.row_buffer_beats + config.old_buffer_beats
                                        + _ARRAY_READERS * config.array_buffer_beats + 1)
         derived = config.derived
@@ -107,33 +97,32 @@ class ReadPort(wiring.Component):
         config, readers = self.config, self.readers
         bus = self.bus
 
-        # Few readers at a time, each group in front of registers of its own: a choice among all of
-        # them at once would be the longest path of the engine.
+        # A choice among all readers at once would be the longest path of the engine. Of those whose
+        # bursts are long it is made a cycle before, and goes before what comes every cycle.
         id_width = (len(readers) - 1).bit_length()
-        named_burst = data.StructLayout({"burst": burst(config.derived), "id": id_width})
-        groups, numbers = [], list(readers)
-        for n in range(0, len(numbers), GROUP):
-            m.submodules[f"group_{n // GROUP}"] = group = RegisterSlice(named_burst)
-            groups.append(group.o)
-            members = numbers[n:n + GROUP]
-            valid, bits = _first(
-                m, group.i.ready, [self.bursts[reader] for reader in members],
-                [Cat(self.bursts[reader].payload, Const(reader, id_width)) for reader in members])
-            m.d.comb += [group.i.valid.eq(valid), Value.cast(group.i.payload).eq(bits)]
-
-        # The burst in front of AR waits with the answer of each window; nothing in front of it sees
-        # ARREADY in its cycle.
-        m.submodules.chosen = chosen = RegisterSlice(data.StructLayout(
-            {"burst": named_burst, "inside": N_WINDOWS}))
-        valid, bits = _first(m, chosen.i.ready, groups, [group.payload for group in groups])
-        entering = Signal(named_burst)
+        m.submodules.chosen = chosen = RegisterSlice(
+            data.StructLayout({"burst": burst(config.derived), "id": id_width}))
+        others = [reader for reader in readers if reader not in self.rows]
+        granted, taken = Signal(len(others)), Signal()  # taken: granted is not 0
+        valids = [self.bursts[reader].valid for reader in others]
+        with m.If(~taken):
+            m.d.sync += [granted.eq(Cat(first_of(valids))), taken.eq(Cat(valids).any())]
+        with m.Elif(chosen.i.ready):
+            m.d.sync += [granted.eq(0), taken.eq(0)]
+        order = [*others, *self.rows]
+        grants = [*granted, *(~taken & first for first in first_of(
+            self.bursts[reader].valid for reader in self.rows))]
+        for reader, grant in zip(order, grants, strict=True):
+            m.d.comb += self.bursts[reader].ready.eq(grant & chosen.i.ready)
         m.d.comb += [
-            Value.cast(entering).eq(bits),
-            chosen.i.valid.eq(valid),
-            chosen.i.payload.burst.eq(entering),
-            chosen.i.payload.inside.eq(matches(self.windows, entering.burst.address, "read")),
+            chosen.i.valid.eq(taken | Cat(self.bursts[reader].valid for reader in self.rows).any()),
+            Value.cast(chosen.i.payload).eq(select(grants, [
+                Cat(self.bursts[reader].payload, Const(reader, id_width)) for reader in order])),
         ]
-        checked = chosen.o.payload.burst
+
+        # In front of AR a burst is compared with the windows; nothing in front of it sees ARREADY
+        # in its cycle.
+        checked = chosen.o.payload
         failed = Signal()
         refused = Signal()  # what stands on AR, without ARVALID, missed the windows
         free = ~refused & (~bus.arvalid | bus.arready)
@@ -142,7 +131,7 @@ class ReadPort(wiring.Component):
 
         # It goes on to AR whatever the windows say: they decide on ARVALID alone, and nothing in
         # front of it waits for that.
-        inside = chosen.o.payload.inside.any()
+        inside = allowed(self.windows, checked.burst.address, "read")
         position = Signal(COUNT_WIDTH)
         m.d.sync += refused.eq(take & ~inside)
         with m.If(free):

@@ -21,13 +21,15 @@ from enum import IntEnum
 from .fields import Access, Field
 
 __all__ = ["ADDRESS_WIDTH", "CAST_COUNTERS", "COUNTERS", "ERROR_DOC", "ID_VALUE", "N_WINDOWS",
-           "REGISTERS", "VERSION", "CastReader", "ErrorCode", "ErrorDoc", "Reader", "Register",
-           "by_name", "constant_values"]
+           "REGISTERS", "START_CYCLES", "VERSION", "CastReader", "ErrorCode", "ErrorDoc", "Reader",
+           "Register", "by_name", "constant_values"]
 
 ADDRESS_WIDTH = 12
 ID_VALUE = int.from_bytes(b"TCST", "little")
 VERSION = (0, 2, 0)  # major, minor, patch of the register map and the descriptor
 N_WINDOWS = 4
+#: Cycles from a descriptor's last R beat to the first one with the descriptor in work.
+START_CYCLES = 7
 
 
 class ErrorCode(IntEnum):
@@ -181,8 +183,8 @@ COUNTERS = (
     ("descriptors", "Descriptors completed."),
     ("steady_r_beats", "R beats from the first beat of a gathered row on, but for descriptors."),
     ("steady_w_beats", "W beats from the first beat of a gathered row on."),
-    ("work_cycles", "Cycles from the first one with a descriptor in work, which is the fourth "
-                    "behind the descriptor's last R beat, to the last R or W beat, both counted."),
+    ("work_cycles", f"Cycles from the first one with a descriptor in work, {START_CYCLES} behind "
+                    "the descriptor's last R beat, to the last R or W beat, both counted."),
 )
 
 #: Counters of the cast unit; 0 where there is none.

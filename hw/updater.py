@@ -15,12 +15,13 @@ __all__ = ["Updater"]
 class Updater(wiring.Component):
     """SGD: w ← RN(w − RN(lr·g)); without ``update`` w ← RN(scale·g), or g bit for bit.
 
-    Contract: n_segments × row_beats beats for each job; jobs follow each other without a gap.
+    Contract: n_segments × row_beats beats for each job; jobs follow each other without a gap,
+    but for an idle cycle behind a job of one beat.
 
     Members
     -------
     job : In(stream.Signature(update_job()))
-        Taken with the last beat of the one before it.
+        Taken as soon as the one before it is in work; every other cycle at the most.
     sums : In(stream.Signature(data_width))
         g: the reduced rows.
     scales : In(stream.Signature(64))
@@ -59,7 +60,9 @@ class Updater(wiring.Component):
 
         # The job in work, in registers. What can be known a cycle before is: whether there is
         # room, and whether the next beat is its row's last, in the last row, and so the last one.
+        # The job behind it waits in registers, too, and its source sees nothing of this.
         job, running = Signal(update_job(derived)), Signal()
+        following, waits = Signal.like(job), Signal()
         single = Signal()                     # a row has one beat
         no_old, no_scale = Signal(), Signal()  # of the job, apart from the bits that select data
         last_col, last_row, last = Signal(), Signal(), Signal()
@@ -74,7 +77,7 @@ class Updater(wiring.Component):
             self.sums.ready.eq(ready),
             self.old.ready.eq(running & room & ~no_old & self.sums.valid),
             self.scales.ready.eq(running & room & ~no_scale & self.sums.valid & last_col),
-            self.job.ready.eq(~running | (go & last)),
+            self.job.ready.eq(~waits),
         ]
         col_follows, row_follows = col + 2 == job.row_beats, next_row == job.n_segments
         with m.If(go):
@@ -85,11 +88,14 @@ class Updater(wiring.Component):
             with m.Else():
                 m.d.sync += [
                     col.eq(col + 1), last_col.eq(col_follows), last.eq(col_follows & last_row)]
-        with m.If(self.job.ready):
-            following = self.job.payload
+        with m.If(~waits):
+            m.d.sync += [following.eq(self.job.payload), waits.eq(self.job.valid)]
+        with m.If(~running | (go & last)):
+            with m.If(waits):
+                m.d.sync += waits.eq(0)
             m.d.sync += [
                 # A job without segments is over as soon as it is here.
-                running.eq(self.job.valid & (following.n_segments != 0)),
+                running.eq(waits & (following.n_segments != 0)),
                 job.eq(following), no_old.eq(~following.update), no_scale.eq(~following.scaled),
                 single.eq(following.row_beats == 1),
                 last_col.eq(following.row_beats == 1),

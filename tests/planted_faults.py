@@ -62,7 +62,7 @@ FAULTS = [Fault(*fault) for fault in (
      "increment = Cat(guard & (sticky | fraction[0]), Const(0, 22), hidden)",
      "increment = Cat(Const(0, 23), hidden)", "test_updater.py::updates_or_copies"),
     ("burst reader: claims a beat too many", "burst_reader.py",
-     "credit >= self.i.payload.beats", "credit + 1 >= self.i.payload.beats",
+     "credit >= beats", "credit + 1 >= beats",
      "test_burst_reader.py"),
     ("array bursts: forget the last beat", "array_bursts.py",
      "+ (first_word - 1)),", "+ (first_word - 2)),", "test_array_reader.py::every_skip"),

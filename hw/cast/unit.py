@@ -89,7 +89,7 @@ class CastUnit(wiring.Component):
 
         # Ports.
         m.submodules.read_port = read_port = ReadPort(
-            config, CastReader, 2 * derived.cast_buffer_beats + config.array_buffer_beats)
+            config, CastReader, (), 2 * derived.cast_buffer_beats + config.array_buffer_beats)
         m.submodules.write_port = write_port = WritePort(config, strobed=True)
         for port in (read_port, write_port):
             for name, member in port.bus.signature.members.items():

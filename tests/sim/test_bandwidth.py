@@ -17,16 +17,16 @@ CONFIG = EngineConfig.preset("tiny64")
 
 #: Counters to the cycle; those of the read channel by cause sum to `cycles`.
 FORWARD = {
-    "cycles": 35483, "read_useful": 34935, "read_memory": 348, "read_address": 2,
-    "read_credit": 0, "read_index": 0, "read_offset": 7, "read_drain": 181, "read_overhead": 10,
+    "cycles": 35483, "read_useful": 34935, "read_memory": 347, "read_address": 2,
+    "read_credit": 0, "read_index": 0, "read_offset": 8, "read_drain": 181, "read_overhead": 10,
     "r_beats": 34935, "row_beats": 32768, "w_beats": 1640, "w_stall": 0, "read_bursts": 4366,
     "write_bursts": 205, "rows": 4096, "segments": 205, "descriptors": 1,
     "steady_cycles": 34904, "steady_r_beats": 34855, "steady_w_beats": 1640,
     "work_cycles": 35197,
 }
 FUSED = {
-    "cycles": 44160, "read_useful": 43644, "read_memory": 316, "read_address": 2,
-    "read_credit": 0, "read_index": 0, "read_offset": 7, "read_drain": 181, "read_overhead": 10,
+    "cycles": 44160, "read_useful": 43644, "read_memory": 315, "read_address": 2,
+    "read_credit": 0, "read_index": 0, "read_offset": 8, "read_drain": 181, "read_overhead": 10,
     "r_beats": 43644, "row_beats": 32768, "w_beats": 7832, "w_stall": 0, "read_bursts": 5456,
     "write_bursts": 979, "rows": 4096, "segments": 979, "descriptors": 1,
     "steady_cycles": 43581, "steady_r_beats": 43532, "steady_w_beats": 7832,

@@ -339,8 +339,7 @@ class EngineBench:
             assert counters["steady_r_beats"] == self.steady_r_beats
             assert counters["steady_w_beats"] == self.steady_w_beats
         if expected[0] == 0:
-            # A descriptor starts seven cycles behind its last beat.
-            start = self.descriptor_cycle + 7
+            start = self.descriptor_cycle + registers.START_CYCLES
             assert counters["work_cycles"] == max(0, self.last_beat_cycle - start + 1)
         return counters
 
