@@ -1,6 +1,7 @@
 """BurstReader: its buffer is never overrun, whatever the memory and the consumer do."""
 
 from collections import deque
+from itertools import pairwise
 
 import pytest
 from stream_bench import STALLS, StreamBench
@@ -47,10 +48,14 @@ def make(random, n, longest=16):
             for i in range(n)]
 
 
+BOTH = pytest.mark.parametrize("queued", [True, False], ids=["queued", "register"])
+
+
+@BOTH
 @pytest.mark.parametrize("stall", STALLS, ids=str)
 @pytest.mark.parametrize("latency", [1, 40])
-def test_burst_reader_passes_bursts_and_keeps_data(small, latency, stall):
-    bench = StreamBench(BurstReader(small, DEPTH), seed=latency)
+def test_burst_reader_passes_bursts_and_keeps_data(small, latency, stall, queued):
+    bench = StreamBench(BurstReader(small, DEPTH, queued=queued), seed=latency)
     bursts = make(bench.random, 60)
     issued, data, _ = attach(bench, bursts, latency, stall[0], stall[1], stall[1])
     bench.run()
@@ -58,16 +63,20 @@ def test_burst_reader_passes_bursts_and_keeps_data(small, latency, stall):
     assert data.items == list(range(len(data.items)))
 
 
-def test_burst_reader_starves_without_room_and_not_with_it(small):
+@BOTH
+def test_burst_reader_starves_without_room_and_not_with_it(small, queued):
     """A consumer that takes nothing gets exactly DEPTH beats requested; then `starved` rises."""
-    bench = StreamBench(BurstReader(small, DEPTH))
+    bench = StreamBench(BurstReader(small, DEPTH, queued=queued))
     bench.source(bench.dut.i, [{"address": 0, "beats": 8, "position": 0, "end": 0}], repeat=True)
     sink = bench.sink(bench.dut.o)
     starved = bench.watch(bench.dut.starved)
     bench.idle(30)
     bench.run()
     assert len(sink.items) == DEPTH // 8
-    assert not any(starved[:DEPTH // 8]) and all(starved[DEPTH // 8 + 1:])
+    # The queue hands the last one out when the next one starves already.
+    first = starved.index(1)
+    assert all(starved[first:]) and first == sink.cycles[-1] + (-1 if queued else 2)
+    assert {later - cycle for cycle, later in pairwise(sink.cycles)} == {1 if queued else 3}
 
 
 def test_burst_reader_moves_a_beat_per_cycle(small):
@@ -78,8 +87,9 @@ def test_burst_reader_moves_a_beat_per_cycle(small):
     assert data.cycles[-1] - data.cycles[0] == 199
 
 
-def test_burst_reader_forgets_claims_and_data_in_a_reset(small):
-    bench = StreamBench(BurstReader(small, DEPTH))
+@BOTH
+def test_burst_reader_forgets_claims_and_data_in_a_reset(small, queued):
+    bench = StreamBench(BurstReader(small, DEPTH, queued=queued))
     dut = bench.dut
     bench.source(dut.i, [{"address": 0, "beats": 16, "position": 0, "end": 0}], repeat=True)
     sink = bench.sink(dut.o)
