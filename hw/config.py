@@ -63,9 +63,9 @@ class EngineConfig:
         ``latency + 4`` cycles. Costs two counters and nothing else.
     descriptors_in_flight : int
         Descriptors whose work may overlap (those after the first must be ``relaxed``); power of
-        two. One is in work for about three latencies, 71 cycles and its own beats; half as many
-        again are fetched ahead. Costs that many places in each of fifteen queues, and half that
-        many descriptors of memory.
+        two. One is in work for about three latencies, 86 cycles and the beats that it reads; half
+        as many again are fetched ahead. Costs that many places in each of fifteen queues, and half
+        that many descriptors of memory.
     add_stages : int
         Pipeline stages of the binary32 adder, 1 to 6 (a partial sum returns after eight rows,
         and the memory that holds it takes two cycles).
@@ -190,7 +190,7 @@ class EngineConfig:
             # A row that is written has been read, and so has its index.
             "writes_outstanding": max(4, int(loop / row_beats * row_bytes / (row_bytes + 4))),
             # Descriptors of 32 lookups, each with its own bag: the shortest for which it must hold.
-            "descriptors_in_flight": min(64, max(4, (3 * latency + 71) // (32 * row_beats) + 2)),
+            "descriptors_in_flight": min(64, max(4, (3 * latency + 86) // (32 * row_beats) + 2)),
         }
         sizes = {name: 1 << (value - 1).bit_length() for name, value in sizes.items()}
         return cls(**{"data_width": data_width, "burst_beats_max": burst, **sizes, **changes})
