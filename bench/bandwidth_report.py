@@ -39,10 +39,11 @@ COLOURS = {"tcast": "#0072b2", "iDMA, 64 in flight": "#d55e00",
 REASONS = {
     "ring": "The descriptors' own beats do not count as useful, and with bags of 1 and rows of 64 "
             "bytes they are many: 2 for 37 useful ones at 512 bits, 8 for 144 at 128 bits, which "
-            "alone leaves 37 / 39 = 0.949 and 144 / 152 = 0.947. 64 such descriptors at 512 bits "
-            "have 64 * 37 = 2,368 useful beats and 128 of descriptors, 2,496 in all, and take "
-            "2,501 cycles (latency 256) to 2,521 (latency 20): the way of the last row through the "
-            "pipeline to W.",
+            "alone leaves 37 / 39 = 0.949 and 144 / 152 = 0.947. What they have less than that are "
+            "the cycles of the last row through the pipeline to W, and with `ecp5-128` at a "
+            "latency of 256 one gap of 97 cycles at the start: the ninth descriptor waits for the "
+            "first to complete, as `descriptors_in_flight` is 8 (a ring of 8 has no such gap; "
+            "what follows the ninth has none either).",
 }
 
 
