@@ -11,11 +11,13 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from amaranth.back.verilog import convert
 from ecp5 import DEVICE, RESOURCES, SCRIPT, cells_of_modules, resources, synthesise
 from results import table
 
 from tcast.gen.verilog import emit_verilog, tool_versions
 from tcast.hw.config import PRESETS, EngineConfig
+from tcast.hw.engine import Engine
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -89,7 +91,9 @@ def main():
         with tempfile.TemporaryDirectory() as directory:
             verilog = emit_verilog(config)
             cells = synthesise(verilog, Path(directory), config.name)
-            parts = account(cells_of_modules(verilog, Path(directory), config.name))
+            # Amaranth's names of the modules are paths; those of `tcast emit` are not.
+            parts = account(cells_of_modules(convert(
+                Engine(config), name=config.name, emit_src=False), Path(directory), config.name))
         results[preset] = {
             "lanes": config.derived.lanes, "config": config.as_dict(), "config_hash": config.hash,
             "verilog_sha256": hashlib.sha256(verilog.encode()).hexdigest(),

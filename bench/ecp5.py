@@ -87,6 +87,8 @@ def cells_of_modules(text, folder, top):
     modules = run_yosys(text, folder, top,
                         SCRIPT.replace("synth_ecp5", "synth_ecp5 -noflatten"))["modules"]
     modules = {name.removeprefix("\\"): module for name, module in modules.items()}
+    if any(name != top and not name.startswith(f"{top}.") for name in modules):
+        sys.exit(f"a module's name is no path below {top}")
     return {name.partition(".")[2]: {
         cell: count for cell, count in module["num_cells_by_type"].items() if cell not in modules}
         for name, module in modules.items()}
