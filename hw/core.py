@@ -103,9 +103,9 @@ class Core(wiring.Component):
             connect(m, bursts, read_port.bursts[reader])
             connect(m, read_port.beats[reader], beats)
 
-        def sliced(name, source):
+        def sliced(name, source, **late):
             """Return a stream behind registers: what its consumer takes hangs on others, too."""
-            m.submodules[name] = each = RegisterSlice(source.payload.shape())
+            m.submodules[name] = each = RegisterSlice(source.payload.shape(), **late)
             connect(m, source, each.i)
             return each.o
 
@@ -173,8 +173,9 @@ class Core(wiring.Component):
         m.submodules.reducer = reducer = Reducer(config)
         m.submodules.updater = updater = Updater(config)
         connect(m, sequencer.reduce_job, reducer.job)
-        connect(m, sliced("token_slice", tokens.o), reducer.tokens)
-        connect(m, sliced("row_slice", row_reader.data), reducer.rows)
+        # It takes a beat if there is a token for it, and the other way round.
+        connect(m, sliced("token_slice", tokens.o, late_ready=True), reducer.tokens)
+        connect(m, sliced("row_slice", row_reader.data, late_ready=True), reducer.rows)
         connect(m, sequencer.update_job, updater.job)
         connect(m, arrays[Reader.SCALE].o, updater.scales)
         connect(m, reducer.o, updater.sums)

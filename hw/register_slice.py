@@ -1,6 +1,6 @@
 """RegisterSlice: cuts every combinational path between two streams."""
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,6 +14,10 @@ class RegisterSlice(wiring.Component):
     ----------
     shape : ShapeLike
         A payload.
+    late_ready : bool
+        For a consumer that decides late in the cycle whether it takes the payload: o.ready reaches
+        three flip-flops, not the enables of a payload's, which may lie far apart. The payload comes
+        through a multiplexer instead.
 
     Members
     -------
@@ -22,29 +26,52 @@ class RegisterSlice(wiring.Component):
     o : Out(stream.Signature(shape))
         Output; the payload is held until accepted.
 
-    Timing: one cycle from i to o; one payload per cycle each way. ``i.ready``, ``o.valid`` and
-    ``o.payload`` are flip-flops.
+    Timing: one cycle from i to o; one payload per cycle each way. ``i.ready`` and ``o.valid`` are
+    flip-flops, as is ``o.payload`` but for ``late_ready``, where it is one LUT behind them.
     Reset: empties it.
     Resources: two registers of a payload and a multiplexer.
     """
 
-    def __init__(self, shape):
+    def __init__(self, shape, *, late_ready=False):
+        self.late_ready = late_ready
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
     def elaborate(self, platform):
-        """What comes while the output is held waits in a second register."""
+        """Count, and keep the payloads in one of two ways."""
         m = Module()
+        full = Signal()
+        m.d.comb += self.i.ready.eq(~full)
+        m.d.sync += [
+            self.o.valid.eq(self.i.valid | full | (self.o.valid & ~self.o.ready)),
+            full.eq((self.i.valid | full) & self.o.valid & ~self.o.ready),
+        ]
         arriving, leaving = Value.cast(self.i.payload), Value.cast(self.o.payload)
-        second, waits = Signal.like(arriving, reset_less=True), Signal()
-        m.d.comb += self.i.ready.eq(~waits)
-        with m.If(~waits):
+        if self.late_ready:
+            self._take_turns(m, arriving, leaving)
+        else:
+            self._wait_behind(m, arriving, leaving, full)
+        return m
+
+    def _wait_behind(self, m, arriving, leaving, full):
+        """What comes while the output is held waits in a second register."""
+        second = Signal.like(arriving, reset_less=True)
+        with m.If(~full):
             m.d.sync += second.eq(arriving)
         with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += [self.o.valid.eq(waits | self.i.valid), waits.eq(0)]
-            with m.If(waits):
-                m.d.sync += leaving.eq(second)
+            m.d.sync += leaving.eq(Mux(full, second, arriving))
+
+    def _take_turns(self, m, arriving, leaving):
+        """Payloads come in and leave in turns of two registers."""
+        first, second = (Signal.like(arriving, reset_less=True, name=f"payload_{n}")
+                         for n in range(2))
+        put, get = Signal(), Signal()
+        m.d.sync += [
+            put.eq(put ^ (self.i.valid & self.i.ready)),
+            get.eq(get ^ (self.o.valid & self.o.ready)),
+        ]
+        with m.If(self.i.ready):
+            with m.If(put):
+                m.d.sync += second.eq(arriving)
             with m.Else():
-                m.d.sync += leaving.eq(arriving)
-        with m.Elif(self.i.valid):
-            m.d.sync += waits.eq(1)
-        return m
+                m.d.sync += first.eq(arriving)
+        m.d.comb += leaving.eq(Mux(get, second, first))

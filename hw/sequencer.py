@@ -1,6 +1,6 @@
 """Sequencer: fetches descriptors from the ring, checks them, and hands each unit its part."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -8,6 +8,7 @@ from .descriptor import DESCRIPTOR_BYTES, FIELDS, ElementKind, Sink
 from .fetcher import DescriptorFetcher
 from .queue import Queue
 from .registers import ErrorCode, Reader
+from .select import first_of, select
 from .types import (
     COUNT_WIDTH,
     SLOT_WIDTH,
@@ -142,21 +143,18 @@ class Sequencer(wiring.Component):
         # Check: one flag per rule, in the order of the fields.
         rules = self._rules(fields)
         bad = Signal(len(rules))
-        first_bad = Signal(range(len(rules)), reset_less=True)  # a cycle behind `bad`
-        for n in reversed(range(len(rules))):
-            with m.If(bad[n]):
-                m.d.sync += first_bad.eq(n)
+        first_bad = Signal(len(rules), reset_less=True)  # one-hot, a cycle behind `bad`
+        m.d.sync += first_bad.eq(Cat(first_of(bad)))
         # What is wrong, a cycle behind `first_bad`.
-        wrong = Signal(data.StructLayout(
-            {"position": COUNT_WIDTH, "value": 64, "limit": COUNT_WIDTH}), reset_less=True)
-        with m.Switch(first_bad):
-            for n, (name, _, limit) in enumerate(rules):
-                with m.Case(n) if n + 1 < len(rules) else m.Default():
-                    m.d.sync += [
-                        wrong.position.eq(self._byte(name)),
-                        wrong.value.eq(fields[name]),
-                        wrong.limit.eq(limit),
-                    ]
+        explanation = data.StructLayout(
+            {"position": COUNT_WIDTH, "value": 64, "limit": COUNT_WIDTH})
+        explanations = []
+        for name, _, limit in rules:
+            explanations.append(each := Signal(explanation, name=f"wrong_{name}"))
+            m.d.comb += [each.position.eq(self._byte(name)), each.value.eq(fields[name]),
+                         each.limit.eq(limit)]
+        wrong = Signal(explanation, reset_less=True)
+        m.d.sync += Value.cast(wrong).eq(select(first_bad, explanations))
         fault = Signal(data.StructLayout(
             {"valid": 1, "missed": 1, "resp": 2, "position": SLOT_WIDTH}))
         m.d.comb += [
