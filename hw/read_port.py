@@ -130,12 +130,15 @@ class ReadPort(wiring.Component):
         take = chosen.o.valid & chosen.o.ready
 
         # It goes on to AR whatever the windows say: they decide on ARVALID alone, and nothing in
-        # front of it waits for that.
+        # front of it waits for that. As little as can be stands behind them.
         inside = allowed(self.windows, checked.burst.address, "read")
         position = Signal(COUNT_WIDTH)
-        m.d.sync += refused.eq(take & ~inside)
+        with m.If(take):
+            m.d.sync += refused.eq(~inside)
+        with m.Else():
+            m.d.sync += refused.eq(0)
         with m.If(free):
-            m.d.sync += bus.arvalid.eq(take & inside)
+            m.d.sync += bus.arvalid.eq(inside & chosen.o.valid & ~self.halt & ~failed)
         with m.If(take):
             m.d.sync += [
                 bus.arid.eq(checked.id),
@@ -150,7 +153,7 @@ class ReadPort(wiring.Component):
             bus.rready.eq(1),
         ]
 
-        # R behind one register.
+        # R behind one register, and with it who gets the beat: the readers lie far apart.
         valid = Signal()
         rid = Signal.like(bus.rid)
         word = Signal(config.data_width, reset_less=True)
@@ -161,10 +164,8 @@ class ReadPort(wiring.Component):
             resp.eq(bus.rresp), resp_bad.eq(bus.rvalid & bus.rresp[1]),
         ]
         for reader in readers:
-            m.d.comb += [
-                self.beats[reader].valid.eq(valid & (rid == reader)),
-                self.beats[reader].payload.eq(word),
-            ]
+            m.d.sync += self.beats[reader].valid.eq(bus.rvalid & (bus.rid == reader))
+            m.d.comb += self.beats[reader].payload.eq(word)
 
         # Beats that each reader has received, for the error record: a small memory, in which a
         # count means something once `counted` says so; `known` is what it says of `rid`.

@@ -160,7 +160,7 @@ class RowAddresser(wiring.Component):
                 compared_valid.eq(held_valid),
                 compared.eq(held),
                 out_of_range.eq(held_high | (number >= job.n_rows)),
-                not_increasing.eq(job.increasing & started & (number <= newest)),
+                not_increasing.eq(job.increasing & started & (newest >= number)),
                 previous.eq(newest),
                 valid[0].eq(compared_valid & ~bad & ~failed),
                 position[0].eq(compared.position),

@@ -73,7 +73,7 @@ class SegmentLengths(wiring.Component):
         previous = Signal(COUNT_WIDTH)
         first_bad = held_first & (high | low.any())
         order_bad = ~held_first & (negative | ~high) & (negative | (low < previous))
-        range_bad = high | (low > job.n_lookups)
+        range_bad = high | (job.n_lookups < low)
         bad = held_valid & ~job.unit & (first_bad | order_bad | range_bad)
         end = all_taken & ~held_valid & self.job.valid & ~failed
         m.d.comb += [
@@ -198,7 +198,7 @@ class SegmentWalker(wiring.Component):
             m.d.sync += [
                 remaining.eq(remaining - 1),
                 last.eq(remaining == 2),
-                final.eq(remaining <= 9),
+                final.eq(remaining < 10),
                 leaf.eq(leaf + 1),
             ]
             with m.If(leaf == 7):
@@ -221,7 +221,7 @@ class SegmentWalker(wiring.Component):
                 none.eq(0),
                 remaining.eq(length),
                 last.eq((length[1:] == 0) & ~self.segments.payload.end),
-                final.eq(length <= 8),
+                final.eq(length < 9),
                 leaf.eq(0),
                 first.eq(1),
                 top_leaf.eq(Mux(length >= 8, 7, Mux(length == 0, 0, length[:3] - 1))),

@@ -232,8 +232,11 @@ class Sequencer(wiring.Component):
         ahead = []
         for name in ("written", "gathered"):
             count = Signal(range(config.descriptors_in_flight + 1), name=f"{name}_ahead")
-            m.d.sync += count.eq(count + getattr(self, name) - done)
-            ahead.append(count != 0)
+            some = Signal(name=f"{name}_some")  # count is not 0
+            pulse = getattr(self, name)
+            m.d.sync += [count.eq(count + pulse - done),
+                         some.eq(pulse | (some & ~(done & (count == 1))))]
+            ahead.append(some)
         m.d.comb += done.eq(Cat(ahead).all() & ~self.halt)
 
         # Which descriptors in flight want an interrupt.
@@ -320,7 +323,7 @@ class Sequencer(wiring.Component):
                     m.d.sync += counted.eq(self.count_fetched.payload.word_select(lane, 32))
                     m.next = "COMPARE"
             with m.State("COMPARE"):
-                m.d.sync += excess.eq(counted > fields["n_segments"])
+                m.d.sync += excess.eq(fields["n_segments"] < counted)
                 m.next = "COUNTED"
             with m.State("COUNTED"):
                 with m.If(excess):

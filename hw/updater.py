@@ -63,11 +63,15 @@ class Updater(wiring.Component):
         # The job behind it waits in registers, too, and its source sees nothing of this.
         job, running = Signal(update_job(derived)), Signal()
         following, waits = Signal.like(job), Signal()
+        # Of the one behind: whether its rows are of one beat, and whether it has 0, 1 or 2 of them.
+        following_single, following_rows = Signal(), Signal(3)
         single = Signal()                     # a row has one beat
         no_old, no_scale = Signal(), Signal()  # of the job, apart from the bits that select data
         last_col, last_row, last = Signal(), Signal(), Signal()
         col = Signal(derived.row_beats_width)
         next_row = Signal(COUNT_WIDTH)        # counted from 1
+        row_follows = Signal()                # next_row is the last
+        rows_but_one = Signal(COUNT_WIDTH)    # of the job
         credit = Signal(range(depth + 1), init=depth)
         room = Signal(init=1)                 # credit is not 0
         has_operand = (self.old.valid | no_old) & (self.scales.valid | no_scale)
@@ -79,7 +83,9 @@ class Updater(wiring.Component):
             self.scales.ready.eq(running & room & ~no_scale & self.sums.valid & last_col),
             self.job.ready.eq(~waits),
         ]
-        col_follows, row_follows = col + 2 == job.row_beats, next_row == job.n_segments
+        col_follows = col + 2 == job.row_beats
+        m.d.sync += row_follows.eq(Mux(
+            go & last_col, next_row == rows_but_one, next_row == job.n_segments))
         with m.If(go):
             with m.If(last_col):
                 m.d.sync += [
@@ -89,18 +95,24 @@ class Updater(wiring.Component):
                 m.d.sync += [
                     col.eq(col + 1), last_col.eq(col_follows), last.eq(col_follows & last_row)]
         with m.If(~waits):
-            m.d.sync += [following.eq(self.job.payload), waits.eq(self.job.valid)]
+            m.d.sync += [
+                following.eq(self.job.payload), waits.eq(self.job.valid),
+                following_single.eq(self.job.payload.row_beats == 1),
+                following_rows.eq(Cat(self.job.payload.n_segments == n for n in range(3))),
+            ]
         with m.If(~running | (go & last)):
             with m.If(waits):
                 m.d.sync += waits.eq(0)
             m.d.sync += [
                 # A job without segments is over as soon as it is here.
-                running.eq(waits & (following.n_segments != 0)),
+                running.eq(waits & ~following_rows[0]),
                 job.eq(following), no_old.eq(~following.update), no_scale.eq(~following.scaled),
-                single.eq(following.row_beats == 1),
-                last_col.eq(following.row_beats == 1),
-                last_row.eq(following.n_segments == 1),
-                last.eq((following.row_beats == 1) & (following.n_segments == 1)),
+                single.eq(following_single),
+                last_col.eq(following_single),
+                last_row.eq(following_rows[1]),
+                last.eq(following_single & following_rows[1]),
+                row_follows.eq(following_rows[2]),
+                rows_but_one.eq(following.n_segments - 1),
                 col.eq(0),
                 next_row.eq(2),
             ]

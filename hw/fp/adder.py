@@ -27,7 +27,7 @@ def _unpack(a, b, pass_a):
 
 def _compare(a, b, a_exponent, b_exponent, pass_a):
     return {
-        "swap": (b[:31] > a[:31]) & ~pass_a,
+        "swap": (a[:31] < b[:31]) & ~pass_a,
         "a_distance": (b_exponent - a_exponent)[:8],
         "b_distance": (a_exponent - b_exponent)[:8],
     }

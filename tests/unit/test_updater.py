@@ -66,7 +66,7 @@ class Update:
 
 
 JOBS = [(0.1, 3, 5), (None, 3, 4), ("scaled", 2, 5), (0.5, 1, 6), ("scaled", 1, 4), (None, 8, 0),
-        (0.0, 8, 2), (None, 1, 1), (2, 2, 1), ("scaled", 3, 1)]
+        (0.0, 8, 2), (None, 1, 2), (None, 1, 1), (2, 2, 1), ("scaled", 3, 1)]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
