@@ -124,7 +124,8 @@ class ReadPort(wiring.Component):
         # in its cycle.
         checked = chosen.o.payload
         failed = Signal()
-        refused = Signal()  # what stands on AR, without ARVALID, missed the windows
+        arrived = Signal()  # a cycle ago, at AR
+        refused = arrived & ~bus.arvalid  # it missed the windows
         free = ~refused & (~bus.arvalid | bus.arready)
         m.d.comb += chosen.o.ready.eq(free & ~self.halt & ~failed)
         take = chosen.o.valid & chosen.o.ready
@@ -133,10 +134,7 @@ class ReadPort(wiring.Component):
         # front of it waits for that. As little as can be stands behind them.
         inside = allowed(self.windows, checked.burst.address, "read")
         position = Signal(COUNT_WIDTH)
-        with m.If(take):
-            m.d.sync += refused.eq(~inside)
-        with m.Else():
-            m.d.sync += refused.eq(0)
+        m.d.sync += arrived.eq(take)
         with m.If(free):
             m.d.sync += bus.arvalid.eq(inside & chosen.o.valid & ~self.halt & ~failed)
         with m.If(take):

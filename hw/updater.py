@@ -69,11 +69,10 @@ class Updater(wiring.Component):
         no_old, no_scale = Signal(), Signal()  # of the job, apart from the bits that select data
         last_col, last_row, last = Signal(), Signal(), Signal()
         col = Signal(derived.row_beats_width)
-        next_row = Signal(COUNT_WIDTH)        # counted from 1
-        row_follows = Signal()                # next_row is the last
-        rows_but_one = Signal(COUNT_WIDTH)    # of the job
+        rows_left = Signal(COUNT_WIDTH)       # with this one
+        row_follows = Signal()                # rows_left is 2
         credit = Signal(range(depth + 1), init=depth)
-        room = Signal(init=1)                 # credit is not 0
+        room = Signal(init=1)                 # credit is 2 or more: one may be claimed yet
         has_operand = (self.old.valid | no_old) & (self.scales.valid | no_scale)
         ready = running & room & has_operand
         go = ready & self.sums.valid
@@ -84,12 +83,11 @@ class Updater(wiring.Component):
             self.job.ready.eq(~waits),
         ]
         col_follows = col + 2 == job.row_beats
-        m.d.sync += row_follows.eq(Mux(
-            go & last_col, next_row == rows_but_one, next_row == job.n_segments))
+        m.d.sync += row_follows.eq(Mux(go & last_col, rows_left == 3, rows_left == 2))
         with m.If(go):
             with m.If(last_col):
                 m.d.sync += [
-                    col.eq(0), next_row.eq(next_row + 1),
+                    col.eq(0), rows_left.eq(rows_left - 1),
                     last_col.eq(single), last_row.eq(row_follows), last.eq(single & row_follows)]
             with m.Else():
                 m.d.sync += [
@@ -112,18 +110,17 @@ class Updater(wiring.Component):
                 last_row.eq(following_rows[1]),
                 last.eq(following_single & following_rows[1]),
                 row_follows.eq(following_rows[2]),
-                rows_but_one.eq(following.n_segments - 1),
+                rows_left.eq(following.n_segments),
                 col.eq(0),
-                next_row.eq(2),
             ]
-        returned = self.o.valid & self.o.ready
-        with m.If(go ^ returned):
-            m.d.sync += credit.eq(credit + Cat(1, go.replicate(len(credit) - 1)))
-        m.d.sync += room.eq(returned | (room & ~(go & (credit == 1))))
-
         # w, or g where nothing is updated, waits beside the multiplier and passes the subtractor.
         valid = Signal(1 + config.mul_stages + config.add_stages)
         m.d.sync += valid.eq(Cat(go, valid))
+        # A beat claims its credit a cycle late: far from here, beside the output.
+        claimed, returned = valid[0], self.o.valid & self.o.ready
+        with m.If(claimed ^ returned):
+            m.d.sync += [credit.eq(credit + Cat(1, claimed.replicate(len(credit) - 1))),
+                         room.eq(Mux(returned, credit != 0, credit >= 3))]
         sums = delay(m, self.sums.payload, 1, "sums")
         factor = delay(m, Mux(job.scaled, self.scales.payload[:32], job.lr), 1, "factor")
         scaled = delay(m, job.scaled, 1 + config.mul_stages, "scaled")

@@ -117,7 +117,7 @@ FAULTS = [Fault(*fault) for fault in (
      "row_follows.eq(following_rows[2])", "row_follows.eq(0)",
      "test_updater.py::updates_or_copies"),
     ("updater: the last row but one", "updater.py",
-     "next_row == rows_but_one", "next_row == job.n_segments",
+     "rows_left == 3", "rows_left == 2",
      "test_updater.py::updates_or_copies"),
     ("updater: a job again", "updater.py",
      "                m.d.sync += waits.eq(0)", "                m.d.sync += waits.eq(waits)",
