@@ -58,22 +58,28 @@ class SegmentLengths(wiring.Component):
         m.d.comb += self.offsets.ready.eq(take & ~job.unit)
         held_valid, held_first = Signal(), Signal()
         held, position = Signal(64), Signal(COUNT_WIDTH)
-        negative, high = held[-1], Signal()  # high: held[COUNT_WIDTH:] is not 0
-        low = held[:COUNT_WIDTH]
+        negative, low = held[-1], held[:COUNT_WIDTH]
+        # What the check needs to know of `held`, found on its way in: whether its upper half is not
+        # 0, or any of it; whether its lower half is less than the offset before, or too large.
+        high, some, less, beyond = Signal(), Signal(), Signal(), Signal()
+        previous = Signal(COUNT_WIDTH)  # the offset before `held`
+        arriving = self.offsets.payload[:COUNT_WIDTH]
         with m.If(advance):
             m.d.sync += [
                 held_valid.eq(accept), held_first.eq(count == 0),
                 held.eq(self.offsets.payload), position.eq(count),
                 high.eq(self.offsets.payload[COUNT_WIDTH:].any()),
+                some.eq(self.offsets.payload.any()),
+                less.eq(arriving < Mux(held_valid, low, previous)),
+                beyond.eq(job.n_lookups < arriving),
             ]
         with m.If(accept):
             m.d.sync += [count.eq(count + 1), all_taken.eq(count == job.n_segments)]
 
         # The check.
-        previous = Signal(COUNT_WIDTH)
-        first_bad = held_first & (high | low.any())
-        order_bad = ~held_first & (negative | ~high) & (negative | (low < previous))
-        range_bad = high | (job.n_lookups < low)
+        first_bad = held_first & some
+        order_bad = ~held_first & (negative | (~high & less))
+        range_bad = high | beyond
         bad = held_valid & ~job.unit & (first_bad | order_bad | range_bad)
         end = all_taken & ~held_valid & self.job.valid & ~failed
         m.d.comb += [

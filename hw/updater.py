@@ -72,7 +72,8 @@ class Updater(wiring.Component):
         rows_left = Signal(COUNT_WIDTH)       # with this one
         row_follows = Signal()                # rows_left is 2
         credit = Signal(range(depth + 1), init=depth)
-        room = Signal(init=1)                 # credit is 2 or more: one may be claimed yet
+        # Credit is 3 or more, and was so a cycle ago: two may be claimed yet.
+        enough, room = Signal(init=1), Signal(init=1)
         has_operand = (self.old.valid | no_old) & (self.scales.valid | no_scale)
         ready = running & room & has_operand
         go = ready & self.sums.valid
@@ -116,11 +117,13 @@ class Updater(wiring.Component):
         # w, or g where nothing is updated, waits beside the multiplier and passes the subtractor.
         valid = Signal(1 + config.mul_stages + config.add_stages)
         m.d.sync += valid.eq(Cat(go, valid))
-        # A beat claims its credit a cycle late: far from here, beside the output.
+        # A beat claims its credit a cycle late, and room is known a cycle late: they are beside the
+        # output, far from here.
         claimed, returned = valid[0], self.o.valid & self.o.ready
         with m.If(claimed ^ returned):
             m.d.sync += [credit.eq(credit + Cat(1, claimed.replicate(len(credit) - 1))),
-                         room.eq(Mux(returned, credit != 0, credit >= 3))]
+                         enough.eq(Mux(returned, credit >= 2, credit >= 4))]
+        m.d.sync += room.eq(enough)
         sums = delay(m, self.sums.payload, 1, "sums")
         factor = delay(m, Mux(job.scaled, self.scales.payload[:32], job.lr), 1, "factor")
         scaled = delay(m, job.scaled, 1 + config.mul_stages, "scaled")

@@ -86,7 +86,8 @@ class StreamBench:
     def source(self, stream, items, p=1.0, *, repeat=False, background=False):
         """Send ``items``; the run waits for the last, but not for one in the background.
 
-        ``repeat`` sends them again and again.
+        ``repeat`` sends them again and again. What is not valid is rubbish: the complement of the
+        last item.
         """
         shape = stream.signature.members["payload"].shape
         words = [bits(shape, item) for item in items]
@@ -103,6 +104,7 @@ class StreamBench:
                     while not ready:
                         _, _, ready = await ctx.tick().sample(stream.ready)
                     ctx.set(stream.valid, 0)
+                    ctx.set(payload, ~word & ((1 << len(payload)) - 1))
                 if not repeat:
                     return
         self.process(process, background=repeat or background)

@@ -66,10 +66,11 @@ MINUS = (1 << 64) - 1
     (0, [0, 0, 1], ErrorCode.OFFSET_RANGE, 2, 0),
     (BIG, [0, BIG, 1 << 32], ErrorCode.OFFSET_RANGE, 2, BIG),
 ])
-def test_bad_offset_is_recorded_once_and_stops(n_lookups, offsets, code, position, limit):
+@pytest.mark.parametrize("p", (1, 0.5))
+def test_bad_offset_is_recorded_once_and_stops(n_lookups, offsets, code, position, limit, p):
     bench = StreamBench(SegmentLengths())
     bench.source(bench.dut.job, [lengths_job(n_lookups, 2, slot=5)], repeat=True)
-    bench.source(bench.dut.offsets, [*offsets, 0, 0, 0], repeat=True)
+    bench.source(bench.dut.offsets, [*offsets, 0, 0, 0], p, repeat=True)
     sink = bench.sink(bench.dut.o)
     names = ("valid", "code", "slot", "position", "value", "limit")
     seen = [bench.watch(getattr(bench.dut.error, name)) for name in names]
