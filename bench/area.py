@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PARTS = {
     "cast unit": r"cast\b|merge",
     "floating-point lanes: adders, multipliers": r".*\.(adder|multiplier|subtractor)_\d+$",
-    "reducer and updater without them": r"core\.(reducer|updater|token_slice|row_slice)",
+    "reducer and updater without them": r"core\.(reducer|updater|(token|row|old)_slice)",
     "descriptors: fetch, check, job queues": r"core\.sequencer",
     "five array readers": r"core\.(index|offset|weight|target|scale)_reader",
     "rows: lengths, walker, addresses, bursts, two readers": r"core\.(?!read_port|write_port)",

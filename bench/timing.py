@@ -3,7 +3,7 @@
     python bench/timing.py [--seeds N] [--jobs N] [--only NAME] [--preset NAME] [--work DIR]
 
 Writes docs/results/timing.md and .json. Needs the extra ``synth``. The engine is placed without
-the cast unit, in forty to fifty minutes for each seed on one core, the reducer in five;
+the cast unit, in ten to twenty minutes for each seed on one core, the reducer in three;
 ``--cast-unit`` places the engine with the unit as well, which takes longer yet. With ``--work``
 what was placed before is not placed again, as long as the Verilog is the same.
 """
