@@ -103,9 +103,10 @@ class Core(wiring.Component):
             connect(m, bursts, read_port.bursts[reader])
             connect(m, read_port.beats[reader], beats)
 
-        def sliced(name, source, **late):
+        def sliced(name, source, late_ready=False):
             """Return a stream behind registers: what its consumer takes hangs on others, too."""
-            m.submodules[name] = each = RegisterSlice(source.payload.shape(), **late)
+            m.submodules[name] = each = RegisterSlice(
+                source.payload.shape(), late_ready=late_ready)
             connect(m, source, each.i)
             return each.o
 
