@@ -52,6 +52,7 @@ struct Simulator {
     top->aresetn = 0;
     while (n-- > 0) cycle();
     top->aresetn = 1;
+    cycle();  // through tb's flip-flop
   }
 };
 

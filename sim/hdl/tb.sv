@@ -31,6 +31,11 @@ module tb (
 );
   localparam int WIDTH = `DATA_WIDTH;
 
+  // Through a flip-flop, as in a chip. Verilator evaluates what depends on an input without one, here
+  // every reset, twice a cycle more: a fifth of all time.
+  logic resetn = 0;
+  always_ff @(posedge aclk) resetn <= aresetn;
+
   logic [3:0]         m_axi_arid, m_axi_awid, m_axi_rid, m_axi_bid;
   logic [63:0]        m_axi_araddr, m_axi_awaddr;
   logic [7:0]         m_axi_arlen, m_axi_awlen;
@@ -63,7 +68,7 @@ module tb (
 `endif
 
   checked_engine checked (
-      .aclk, .aresetn, .irq,
+      .aclk, .aresetn(resetn), .irq,
       .m_axi_arid, .m_axi_araddr, .m_axi_arlen, .m_axi_arsize, .m_axi_arburst, .m_axi_arlock,
       .m_axi_arcache, .m_axi_arprot, .m_axi_arqos, .m_axi_arvalid, .m_axi_arready,
       .m_axi_rid, .m_axi_rdata, .m_axi_rresp, .m_axi_rlast, .m_axi_rvalid, .m_axi_rready,
@@ -91,7 +96,7 @@ module tb (
   );
 
   memory_port #(.WIDTH(WIDTH)) memory (
-      .aclk, .aresetn,
+      .aclk, .aresetn(resetn),
       .arvalid(m_axi_arvalid), .arid(m_axi_arid), .araddr(m_axi_araddr), .arlen(m_axi_arlen),
       .rready(m_axi_rready), .awvalid(m_axi_awvalid), .awid(m_axi_awid), .awaddr(m_axi_awaddr),
       .awlen(m_axi_awlen), .wvalid(m_axi_wvalid), .wdata(m_axi_wdata), .wstrb(m_axi_wstrb),
@@ -102,7 +107,7 @@ module tb (
   );
 `ifdef CAST_PORT
   memory_port #(.WIDTH(WIDTH), .SECOND(1)) cast_memory (
-      .aclk, .aresetn,
+      .aclk, .aresetn(resetn),
       .arvalid(m_axi_cast_arvalid), .arid(m_axi_cast_arid), .araddr(m_axi_cast_araddr),
       .arlen(m_axi_cast_arlen), .rready(m_axi_cast_rready), .awvalid(m_axi_cast_awvalid),
       .awid(m_axi_cast_awid), .awaddr(m_axi_cast_awaddr), .awlen(m_axi_cast_awlen),
